@@ -1,0 +1,141 @@
+"""What a store lacks: directories full of slots, and the default store itself.
+
+Part of ``limiter.store``, whose format description says why it is done so; apart from it because
+hardly any hit needs it.
+"""
+
+import errno
+import posix
+
+from limiter.limit import Limit, is_name
+from limiter.store import Store, StoreError, failure, is_lost
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    
+# Listings of a directory that shows too few slots.
+_LISTINGS = 4
+_CREATE = posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY
+_EXISTS = (errno.EEXIST, errno.ENOTEMPTY, errno.EMLINK)
+
+# Of st_mode, as in the module stat, whose import would cost more than these lines.
+_TYPE = 0o170000
+_DIRECTORY = 0o040000
+_WRITABLE = 0o022  # by group or others
+
+
+def complete(
+    store: Store,
+    limits: "Sequence[Limit]",
+    limit: Limit,
+    segment: int,
+    app: str,
+    names: "list[str]",
+) -> "list[str]":
+    """The names in a directory that shows too few or too many of them.
+
+    It may not be there yet; then it is furnished, and with a first segment the other limits' too.  And
+    a network file system may miss a slot that is being renamed, or show it twice.
+    """
+    directory = f"{app}/{limit.directory(segment)}"
+    size = limit.size(segment)
+    for _ in range(_LISTINGS):
+        slots = {name[18:] if size > 1 else "": name for name in names if is_name(name)}
+        if len(slots) == size:
+            break
+        if not slots:
+            together = limits if segment == 0 else [limit]
+            furnish(store, app, {it.directory(segment): it.fresh(segment) for it in together})
+        names = sorted(store.names(directory))
+    if not slots:
+        why = "A limit's directory is there but holds no slots (remove it)"
+        raise StoreError(errno.ENOENT, why, f"{store.root}/{directory}")
+    return sorted(slots.values())
+
+
+def furnish(store: Store, app: str, furniture: "dict[str, list[str]]") -> None:
+    """Make the directories ``app/NAME``, each with its names, that are not there yet.
+
+    Raises StoreError; then nothing is left behind but, where even removing fails, a ``.new-UNIQUE``.
+    """
+    there = store.names(app)
+    if not there and _arrive(store.root, app, furniture):
+        return
+    for name, files in furniture.items():
+        if name not in there:
+            _arrive(store.root, f"{app}/{name}", {"": files})
+
+
+def _arrive(root: str, directory: str, furniture: "dict[str, list[str]]") -> bool:
+    """Fill a directory aside and rename it into place; False if another was there first."""
+    aside = f"{root}/.new-{posix.urandom(8).hex()}"
+    try:
+        posix.mkdir(aside)
+    except FileNotFoundError as error:
+        why = "The store does not exist (make it, or set LIMITER_ROOT)"
+        raise StoreError(error.errno, why, root) from error
+    except OSError as error:
+        raise failure(error, aside) from error
+    try:
+        for name, files in furniture.items():
+            inner = f"{aside}/{name}" if name else aside
+            if name:
+                posix.mkdir(inner)
+            for file in files:
+                posix.close(posix.open(f"{inner}/{file}", _CREATE, 0o600))
+    except OSError as error:
+        _discard(aside, furniture)
+        raise failure(error, aside) from error
+    try:
+        posix.rename(aside, f"{root}/{directory}")
+    except OSError as error:
+        _discard(aside, furniture)
+        if error.errno in _EXISTS or is_lost(error):
+            return False
+        raise failure(error, f"{root}/{directory}") from error
+    return True
+
+
+def default_root(temporary: str) -> str:
+    """The store for whoever names none: ``limiter-UID`` in that directory, made when missing.
+
+    Anyone may write to a temporary directory, so what is found there is believed only if it is a
+    directory, no link, the user's own, and writable by nobody else; otherwise StoreError.
+    """
+    user = posix.geteuid()
+    path = f"{temporary}/limiter-{user}"
+    try:
+        try:
+            found = posix.lstat(path)
+        except FileNotFoundError:
+            try:
+                posix.mkdir(path, 0o700)
+            except FileExistsError:
+                pass  # made by another of this user's processes, or planted: look
+            found = posix.lstat(path)
+    except OSError as error:
+        raise failure(error, path) from error
+    if found.st_mode & _TYPE != _DIRECTORY or found.st_uid != user or found.st_mode & _WRITABLE:
+        why = "Not a directory of this user's own, so it is not trusted (set LIMITER_ROOT)"
+        raise StoreError(errno.EPERM, why, path)
+    return path
+
+
+def _discard(aside: str, furniture: dict[str, list[str]]) -> None:
+    """Remove as much as there is of a directory that did not arrive; the error that led here counts."""
+    for name, files in furniture.items():
+        inner = f"{aside}/{name}" if name else aside
+        for file in files:
+            _try(posix.unlink, f"{inner}/{file}")
+        if name:
+            _try(posix.rmdir, inner)
+    _try(posix.rmdir, aside)
+
+
+def _try(remove: "Callable[[str], None]", path: str) -> None:
+    try:
+        remove(path)
+    except OSError:
+        pass

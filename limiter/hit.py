@@ -1,0 +1,284 @@
+"""One hit: look at all its limits, claim what it needs of each, or deny it and write nothing.
+
+A hit claims only when each limit has room.  One that needs several slots and loses a race half-way
+gives back what it had claimed, so that it leaves the others as they were.
+"""
+
+from time import time_ns
+
+from limiter.limit import Limit, Sliding
+from limiter.store import Store, StoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ROUNDS = 1000
+"""Looks after each of which all slots went to other hits: so many in a row are no race any more."""
+
+# A claim that took longer than this part of the window is stamped anew.
+_STALL = 20
+
+
+def clock() -> int:
+    """The time of day in microseconds since the epoch."""
+    return time_ns() // 1000
+
+
+class Quota:
+    """Where one limit stands: ``limit``, the hits ``remaining`` (at most ``limit.quota``), and
+    ``reset_after``: the seconds, as a float, until there are more; 0.0 when nothing is used.
+
+    For a limit above 64, segments behind the first with room count as unused.
+    """
+
+    __slots__ = ("limit", "remaining", "reset_after")
+
+    def __init__(self, limit: Limit, remaining: int, reset_after: float) -> None:
+        self.limit = limit
+        self.remaining = remaining
+        self.reset_after = reset_after
+
+
+class View:
+    """What one look at one limit of an application shows.
+
+    ``listed``: the directories seen and the names in each, sorted; ``now``: when; ``free``: the
+    (directory, name)s that the hit may claim; ``short``: whether these are too few; ``used``: hits
+    counted; ``next``: microseconds until the first of these no longer is; ``claimed``: the names that
+    the hit wrote.  Threads may share ``listed``: a list in it is replaced, never changed.
+    """
+
+    __slots__ = ("claimed", "free", "limit", "listed", "next", "now", "short", "used")
+
+    def __init__(self, limit: Limit, listed: "dict[str, list[str]]") -> None:
+        self.limit = limit
+        self.listed = listed
+        self.now = self.used = self.next = 0
+        self.short = True
+        self.free: list[tuple[str, str]] = []
+        self.claimed: list[str] = []
+
+    def add(self, directory: str, now: int, cost: int) -> bool:
+        """Look at one more directory that is listed; whether there is still too little room."""
+        free, used, first = self.limit.look(self.listed[directory], now, cost)
+        if used and (not self.used or first < self.next):
+            self.next = first
+        self.now = now
+        self.used += used
+        if free:
+            self.free += [(directory, name) for name in free]
+            self.short = len(self.free) < self.limit.claims(cost)
+        return self.short
+
+    def at(self, now: int, cost: int) -> "View":
+        """The same directories at another time, as far as the hit needs them."""
+        view = View(self.limit, self.listed)
+        for directory in self.listed:
+            if not view.add(directory, now, cost):
+                break
+        return view
+
+    def names(self) -> "list[str]":
+        return [name for names in self.listed.values() for name in names]
+
+    def wait(self, cost: int) -> int:
+        """Microseconds until such a hit is admitted if nobody else comes; 0: at once."""
+        return self.limit.wait(self.names(), self.now, cost) if self.listed else 0
+
+    def quota(self, now: int, cost: int) -> Quota:
+        """Where the limit stands at ``now`` if since this look one hit of that cost was admitted."""
+        reset = self.next if self.used or not cost else self.limit.expiry(self.now)
+        remaining = self.limit.quota - self.used - cost
+        return Quota(self.limit, max(0, remaining), max(0, self.now + reset - now) / 1e6)
+
+
+class Decision:
+    """The answer to a hit; true when it is allowed.
+
+    ``retry_after`` is 0.0 when allowed, else the seconds, as a float, until the same hit is allowed if
+    nobody else comes before: infinite if its cost is above a limit.
+    """
+
+    __slots__ = ("_cost", "_now", "_views", "allowed", "retry_after")
+
+    def __init__(
+        self, allowed: bool, retry_after: float, views: "Sequence[View]", now: int, cost: int
+    ) -> None:
+        self.allowed = allowed
+        self.retry_after = retry_after
+        # Where the limits stand is worked out only if somebody asks.
+        self._views = views
+        self._now = now
+        self._cost = cost
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+    def __repr__(self) -> str:
+        return (
+            f"Decision(allowed={self.allowed}, limit={self.limit},"
+            f" remaining={self.remaining}, retry_after={self.retry_after})"
+        )
+
+    @property
+    def quotas(self) -> "list[Quota]":
+        """Where every limit stands after this hit, in the order in which they were given."""
+        return [view.quota(self._now, self._cost) for view in self._views]
+
+    @property
+    def limit(self) -> int:
+        """The hits allowed by the limit that has the fewest remaining."""
+        return min(self.quotas, key=lambda quota: quota.remaining).limit.quota
+
+    @property
+    def remaining(self) -> int:
+        """The hits that are allowed after this one: the fewest of all limits."""
+        return min([quota.remaining for quota in self.quotas])
+
+
+def hit(
+    store: Store, limits: "Sequence[Limit]", app: str, cost: int, clock: "Callable[[], int]"
+) -> "tuple[Decision, list[View]]":
+    """Decide by looking; also what was seen, as it is after the hit.
+
+    ``app`` is an app_id and ``cost`` is at least 1.  A cost above a limit is denied without a look at
+    the store.  Raises StoreError.
+    """
+    for limit in limits:
+        if cost > limit.quota:
+            views = [View(limit, {}) for limit in limits]
+            return Decision(False, float("inf"), views, 0, 0), views
+    for _ in range(ROUNDS):
+        views = [_look(store, limits, limit, app, cost, clock) for limit in limits]
+        short = [view for view in views if view.short]
+        if short:
+            return deny(views, short, views[-1].now, cost), views
+        if claim(store, views, cost, clock):
+            return Decision(True, 0.0, views, views[-1].now, cost), views
+    raise outrun(store, app)
+
+
+def deny(views: "Sequence[View]", short: "Sequence[View]", now: int, cost: int) -> Decision:
+    """The denial, at ``now``, of a hit for which those views were short of room."""
+    end = now + 1
+    for view in short:
+        # Hits of cost 1 wait for the first slot, which is known without sorting them all.
+        end = max(end, view.now + (view.next if cost == 1 else view.wait(cost)))
+    return Decision(False, (end - now) / 1e6, views, now, 0)
+
+
+def claim(store: Store, views: "Sequence[View]", cost: int, clock: "Callable[[], int]") -> bool:
+    """Take what a hit needs in each view, or nothing and return False: a race was lost."""
+    claims: list[tuple[View, str, str, str]] = []
+    if len(views) > 1:
+        views = sorted(views, key=_order)
+    try:
+        for view in views:
+            needed = view.limit.claims(cost)
+            # Contenders look at different moments, and so begin at different slots.
+            start = view.now % len(view.free)
+            for directory, name in view.free[start:] + view.free[:start]:
+                held = needed > 1 or view is not views[-1]
+                new = _take(store, view, directory, name, cost, held, clock)
+                if new:
+                    claims.append((view, directory, name, new))
+                    needed -= 1
+                    if not needed:
+                        break
+            if needed:
+                _give_back(store, claims, cost, clock)
+                return False
+    except StoreError:
+        try:
+            _give_back(store, claims, cost, clock)
+        except StoreError:
+            pass  # the first error is the one to tell
+        raise
+    for view, directory, name, new in claims:
+        names = [new if other == name else other for other in view.listed[directory]]
+        names.sort()
+        view.listed[directory] = names
+        view.claimed.append(new)
+    return True
+
+
+def outrun(store: Store, app: str) -> StoreError:
+    """What to raise after ROUNDS lost races."""
+    import errno
+
+    why = f"Other hits were faster, {ROUNDS} times in a row"
+    return StoreError(errno.EBUSY, why, f"{store.root}/{app}")
+
+
+def _order(view: View) -> "tuple[bool, int]":
+    """The order in which to claim.
+
+    A hit that dies between two claims has used up the first, so what is soonest forgotten comes first;
+    but slots, which can be given back for certain, before names that others build upon.
+    """
+    return type(view.limit) is not Sliding, view.limit.window
+
+
+def _look(
+    store: Store,
+    limits: "Sequence[Limit]",
+    limit: Limit,
+    app: str,
+    cost: int,
+    clock: "Callable[[], int]",
+) -> View:
+    """List segment after segment, furnishing the next, until there is room enough or no more."""
+    view = View(limit, {})
+    for segment in range(limit.segments):
+        directory = f"{app}/{limit.directory(segment)}"
+        names = store.names(directory)
+        names.sort()
+        if len(names) != limit.size(segment):
+            from limiter.furnish import complete  # hardly any hit needs it
+
+            names = complete(store, limits, limit, segment, app, names)
+        view.listed[directory] = names
+        if not view.add(directory, clock(), cost):
+            return view
+    # The first segments may have got room while the last were listed: judge all by one clock.
+    return view if limit.segments == 1 else view.at(view.now, cost)
+
+
+def _take(
+    store: Store,
+    view: View,
+    directory: str,
+    name: str,
+    cost: int,
+    held: bool,
+    clock: "Callable[[], int]",
+) -> "str | None":
+    """Claim one name; its new name, or None if another hit was faster."""
+    now = max(view.now, clock())
+    new = view.limit.taken(name, now, cost, held)
+    if not store.rename(directory, name, new):
+        return None
+    late = clock()
+    if late - now > view.limit.window // _STALL:
+        # The hit is admitted only now, and must not be forgotten a window after then.
+        again = view.limit.taken(name, late, cost, held)
+        if store.rename(directory, new, again):
+            return again
+    return new
+
+
+def _give_back(
+    store: Store,
+    claims: "list[tuple[View, str, str, str]]",
+    cost: int,
+    clock: "Callable[[], int]",
+) -> None:
+    for view, directory, old, new in reversed(claims):
+        if store.rename(directory, new, old):
+            continue
+        for _ in range(ROUNDS):
+            name = max(store.names(directory), default="")
+            undone = view.limit.returned(name, new, clock(), cost) if name else None
+            if undone is None or store.rename(directory, name, undone):
+                break

@@ -1,0 +1,175 @@
+"""The limiter of a process that stays: hits, and what is remembered from one to the next.
+
+Stamps only grow, so a limit seen full stays full until its oldest hit is a window old: until then a
+hit is denied from memory, without a system call.  And a slot remembered as free may be claimed without
+listing: the rename is the judge.
+"""
+
+import posix
+
+from limiter.hit import ROUNDS, Decision, View, claim, clock, deny, hit, outrun
+from limiter.limit import Limit, is_held, is_name
+from limiter.notation import parse
+from limiter.store import Store, is_app
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from os import PathLike
+
+# How long to deny from memory at most: a reset, or slots removed, hold everywhere after that.
+_TRUST = 1_000_000
+# Names to remember at most, of all applications: about 40 MB.
+_REMEMBERED = 500_000
+
+
+class Limiter:
+    """Admits at most so many hits for each application, exactly, however many processes ask.
+
+    ``root`` is the store, an existing directory; ``limits`` is text in the notation of
+    ``limiter.notation``.  All limits must admit.  ``clock`` returns microseconds since the epoch.
+    A Limiter may be shared by threads, and used on after a fork; most programs keep one for good.
+    Raises ValueError for a bad limit.
+    """
+
+    def __init__(
+        self,
+        root: "str | PathLike[str]",
+        limits: str = "10/second",
+        *,
+        clock: "Callable[[], int]" = clock,
+    ) -> None:
+        path = posix.fspath(root)
+        self._store = Store(path if path.startswith("/") else f"{posix.getcwd()}/{path}")
+        self.limits = parse(limits)
+        self._clock = clock
+        self._memory: dict[str, _Memory] = {}
+        slots = sum([limit.claims(limit.quota) for limit in self.limits])
+        self._most = _REMEMBERED // max(1, slots)
+
+    def hit(self, app_id: str, cost: int = 1) -> Decision:
+        """Count a hit against all limits, or deny it and count nothing.
+
+        ``cost`` is how many hits it counts as, at least 1.  Raises ValueError for a bad app_id or
+        cost, StoreError if the store fails: it is then unknown whether the hit was counted.
+        """
+        _check(app_id, cost)
+        memory = self._memory.get(app_id)
+        if memory is not None:
+            now = self._clock()
+            if memory.denies(now, cost):
+                return deny(memory.views, memory.short, now, memory.cost)
+            views = [view.at(now, cost) for view in memory.views]
+            if not any([view.short for view in views]):
+                if claim(self._store, views, cost, self._clock):
+                    memory.settle(views)
+                    return Decision(True, 0.0, views, now, cost)
+        decision, views = hit(self._store, self.limits, app_id, cost, self._clock)
+        if len(self._memory) >= self._most:
+            self._memory.clear()
+        self._memory[app_id] = _Memory(views, cost, memory)
+        return decision
+
+    def peek(self, app_id: str, cost: int = 1) -> Decision:
+        """What a hit would be answered now; counts and writes nothing.  Raises as ``hit`` does."""
+        _check(app_id, cost)
+        views = [self._survey(app_id, limit) for limit in self.limits]
+        wait = 0.0
+        for view in views:
+            longer = view.wait(cost) / 1e6 if cost <= view.limit.quota else float("inf")
+            wait = max(wait, longer)
+        return Decision(not wait, wait, views, views[-1].now, 0)
+
+    def hits(self, app_id: str) -> "list[list[int]]":
+        """For each limit the times, in microseconds, of the hits that it counts now, oldest first.
+
+        A fixed limit knows only its last, a burst limit none.  Raises as ``peek`` does.
+        """
+        _check(app_id, 1)
+        views = [self._survey(app_id, limit) for limit in self.limits]
+        return [view.limit.hits(sorted(view.names()), view.now) for view in views]
+
+    def reset(self, app_id: str) -> None:
+        """Forget the hits of an application against these limits.  Raises as ``peek`` does.
+
+        Other processes may go on denying from memory for up to a second.
+        """
+        _check(app_id, 1)
+        for limit in self.limits:
+            for _ in range(ROUNDS):
+                if self._forget(self._survey(app_id, limit)):
+                    break
+            else:
+                raise outrun(self._store, app_id)
+        self._memory.pop(app_id, None)
+
+    def _forget(self, view: View) -> bool:
+        """Rename every name to its fresh one; False if other hits have claimed some meanwhile."""
+        lost = 0
+        for directory, names in view.listed.items():
+            for name in names:
+                fresh = view.limit.forgotten(name)
+                if name != fresh and not self._store.rename(directory, name, fresh):
+                    lost += 1
+        return not lost
+
+    def _survey(self, app_id: str, limit: Limit) -> View:
+        """A view of all directories that a limit has by now, made without writing anything."""
+        view = View(limit, {})
+        for segment in range(limit.segments):
+            directory = f"{app_id}/{limit.directory(segment)}"
+            names = sorted(filter(is_name, self._store.names(directory)))
+            if not names:
+                break
+            view.listed[directory] = names
+        view.now = self._clock()
+        for directory in view.listed:
+            view.add(directory, view.now, 1)
+        return view
+
+
+class _Memory:
+    """What a Limiter remembers of one application: the last views, and what hit they denied, if any.
+
+    ``_settled`` are held names that this Limiter itself wrote and will not give back.
+    """
+
+    __slots__ = ("_settled", "_until", "cost", "short", "views")
+
+    def __init__(self, views: "list[View]", cost: int, before: "_Memory | None") -> None:
+        self.views = views
+        self.short = [view for view in views if view.short]
+        self.cost = cost
+        self._until = -1
+        self._settled: set[str] = before._settled if before is not None else set()
+        if self._settled:
+            self._settled = self._settled.intersection(*[view.names() for view in views])
+        self.settle(views)
+
+    def settle(self, views: "list[View]") -> None:
+        """Note that a hit which claimed these names has got all that it needs."""
+        if len(views) > 1 or len(views[0].claimed) > 1:
+            for view in views:
+                self._settled.update((name for name in view.claimed if is_held(name)))
+
+    def denies(self, now: int, cost: int) -> bool:
+        """Whether it is certain, without looking, that such a hit must be denied."""
+        if not self.short or cost < self.cost or now < self.short[-1].now:
+            return False
+        if self._until < 0:
+            self._until = 0
+            for view in self.short:
+                # A held name may yet be given back; one that has been settled will not.
+                if view.listed and self._settled.issuperset(filter(is_held, view.names())):
+                    self._until = max(self._until, view.now + min(_TRUST, view.wait(self.cost)))
+        return now < self._until
+
+
+def _check(app_id: str, cost: int) -> None:
+    if not isinstance(app_id, str) or not is_app(app_id):
+        raise ValueError(
+            f"app_id {app_id!r:.200}: expected 1 to 64 letters, digits, '.', '_' and '-',"
+            " beginning with a letter or a digit"
+        )
+    if type(cost) is not int or cost < 1:
+        raise ValueError(f"cost {cost!r:.200}: expected a whole number of at least 1")

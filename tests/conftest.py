@@ -1,0 +1,75 @@
+"""What all tests share: stores on real file systems, an installed copy, and no silent skips."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PYTHON = "/usr/bin/python3"
+"""The interpreter that the CGI scripts name in their first line."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --no-skips."""
+    parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that skipped anything, if that was asked for."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skips") and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _disk() -> str:
+    """A directory on a disk: /var/tmp is never a tmpfs where FHS is kept."""
+    return "/var/tmp"
+
+
+def new_root(place: str) -> Path:
+    """An empty directory there that anyone may enter (Apache's user, too)."""
+    root = Path(tempfile.mkdtemp(prefix="limiter-test-", dir=place))
+    root.chmod(0o755)
+    return root
+
+
+@pytest.fixture
+def root() -> Iterator[str]:
+    """An empty store, on tmpfs for speed."""
+    path = new_root("/dev/shm")
+    yield str(path)
+    shutil.rmtree(path)
+
+
+@pytest.fixture(params=["/dev/shm", "/var/tmp"], ids=["tmpfs", "disk"])
+def any_root(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty store, on each kind of file system that the laws are proven on."""
+    path = new_root(request.param)
+    yield str(path)
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def installed() -> Iterator[Path]:
+    """A copy of the package and cgi-bin as the installer lays them out, precompiled."""
+    path = new_root("/tmp")
+    for name in ("limiter", "cgi-bin"):
+        shutil.copytree(REPOSITORY / name, path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    compile_all = [PYTHON, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    subprocess.run([*compile_all, path / "limiter"], check=True)
+    yield path
+    shutil.rmtree(path)
+
+
+def clean_environ(**variables: str) -> dict[str, str]:
+    """An environment without this one's settings."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LIMITER_")}
+    return {**environ, **variables}
