@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from limiter.limiter import Limiter
     from limiter.store import StoreError
 
+__version__ = "0.1.0"
 __all__ = ["Decision", "Limiter", "Quota", "StoreError"]
 
 # What a CGI request imports, in the order in which these need each other.

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    
+
 # Listings of a directory that shows too few slots.
 _LISTINGS = 4
 _CREATE = posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY

@@ -128,6 +128,4 @@ def _word(text: str, at: int) -> "tuple[str, int]":
 
 def _error(text: str, at: int, expected: str) -> ValueError:
     found = repr(text[at : at + 20]) if at < len(text) else "the end"
-    return ValueError(
-        f"limit {text[:200]!r}: expected {expected} at character {at + 1}, found {found}"
-    )
+    return ValueError(f"limit {text[:200]!r}: expected {expected} at character {at + 1}, found {found}")

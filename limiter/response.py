@@ -37,7 +37,7 @@ def answer(status: str, decision: "Decision | None", head: bool) -> bytes:
         lines = b'WWW-Authenticate: AppId realm="limiter"\n'
     elif status is TOO_MANY_REQUESTS and decision is not None:
         lines += b"Retry-After: %d\n" % _retry_after(decision)
-    body = f'{{"message": "{status[4:]}"}}\n'.encode()
+    body = f'{{"message": "{status[4:]}"}}'.encode()
     return b"Status: %b\n%bContent-Type: %b\nCache-Control: no-store\n\n%b" % (
         status.encode(),
         lines,

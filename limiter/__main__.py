@@ -1,0 +1,7 @@
+"""``python3 -m limiter``."""
+
+import sys
+
+from limiter.cli import main
+
+sys.exit(main())

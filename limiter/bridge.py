@@ -1,0 +1,190 @@
+"""A directory of CGI scripts (RFC 3875) as a WSGI application (PEP 3333).
+
+It runs each script as a web server does, as a process of its own, and is strict: a response that
+breaks the rules is a 500 and a line on the error stream that says what is wrong with it.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import IO
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_STATUS = re.compile(rb"[1-9][0-9]{2} [\t\x20-\x7e]*")
+_HEADERS_MOST = 65536
+
+# What a script gets to know of the request, beside its header fields.
+_META = (
+    "AUTH_TYPE",
+    "CONTENT_LENGTH",
+    "CONTENT_TYPE",
+    "QUERY_STRING",
+    "REMOTE_ADDR",
+    "REQUEST_METHOD",
+    "SERVER_NAME",
+    "SERVER_PORT",
+    "SERVER_PROTOCOL",
+)
+# Not passed on: HTTP_PROXY would be taken for a setting (CVE-2016-5385), and the others for
+# credentials or for a length, which CONTENT_LENGTH gives.
+_WITHHELD = ("HTTP_PROXY", "HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_CONTENT_LENGTH")
+
+
+class Bridge:
+    """The scripts of one directory, below one URL path: ``/cgi-bin/check.py`` runs ``check.py``.
+
+    ``inherited`` are environment variables that every script gets, such as PATH and LIMITER_ROOT.
+    """
+
+    def __init__(self, directory: str, inherited: "dict[str, str]", path: str = "/cgi-bin/") -> None:
+        self._directory = os.path.abspath(directory)
+        self._inherited = inherited
+        self._path = path
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
+        """Run the script that the URL names and pass on what it answers."""
+        url = environ.get("PATH_INFO", "")
+        name, slash, rest = url[len(self._path) :].partition("/")
+        script = os.path.join(self._directory, name)
+        if not url.startswith(self._path) or not _NAME.fullmatch(name) or not os.path.isfile(script):
+            return _refuse(environ, start_response, "404 Not Found")
+        variables = self._variables(environ, self._path + name, slash + rest)
+        if any("\0" in value for value in variables.values()):
+            return _refuse(environ, start_response, "400 Bad Request")
+        try:
+            process = _run(script, variables, _body(environ))
+        except OSError as error:
+            why = f"{script}: {error.strerror} (is it executable, and its first line right?)"
+            return _fail(environ, start_response, why)
+        assert process.stdout is not None
+        try:
+            status, headers = _head(process.stdout)
+        except _MalformedError as error:
+            _end(process)
+            return _fail(environ, start_response, f"{script}: {error}")
+        start_response(status, headers)
+        return _rest(process, environ["REQUEST_METHOD"] == "HEAD")
+
+    def _variables(
+        self, environ: "WSGIEnvironment", script_name: str, path_info: str
+    ) -> "dict[str, str]":
+        variables = {name: environ[name] for name in _META if environ.get(name)}
+        fields = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
+        variables.update((name, fields[name]) for name in fields if name not in _WITHHELD)
+        variables.setdefault("QUERY_STRING", "")
+        variables.update(
+            self._inherited,
+            GATEWAY_INTERFACE="CGI/1.1",
+            SERVER_SOFTWARE="limiter",
+            SCRIPT_NAME=environ.get("SCRIPT_NAME", "") + script_name,
+        )
+        if path_info:
+            variables["PATH_INFO"] = path_info
+        return variables
+
+
+class _MalformedError(Exception):
+    """What is wrong with a response."""
+
+
+def _body(environ: "WSGIEnvironment") -> "IO[bytes]":
+    """The request's body as a file: a script need not read it, and none then blocks the other."""
+    body = tempfile.TemporaryFile()  # noqa: SIM115 (the script's process takes it over)
+    length = environ.get("CONTENT_LENGTH") or "0"
+    missing = int(length) if length.isdigit() else 0
+    while missing:
+        part = environ["wsgi.input"].read(min(missing, 65536))
+        if not part:
+            break
+        missing -= len(part)
+        body.write(part)
+    body.seek(0)
+    return body
+
+
+def _run(script: str, variables: "dict[str, str]", body: "IO[bytes]") -> "subprocess.Popen[bytes]":
+    with body:
+        return subprocess.Popen(
+            [script],
+            stdin=body,
+            stdout=subprocess.PIPE,
+            cwd=os.path.dirname(script),
+            # WSGI's strings are bytes in disguise: latin-1.
+            env={
+                name.encode(): value.encode("latin-1", "surrogateescape")
+                for name, value in variables.items()
+            },
+        )
+
+
+def _head(output: "IO[bytes]") -> "tuple[str, list[tuple[str, str]]]":
+    """The status and header fields of a document response (RFC 3875, 6.2.1)."""
+    fields: list[tuple[bytes, bytes]] = []
+    size = 0
+    while True:
+        line = output.readline(_HEADERS_MOST)
+        size += len(line)
+        if not line.endswith(b"\n"):
+            raise _MalformedError("it ended, or went on too long, before the end of its headers")
+        line = line.rstrip(b"\r\n")
+        if not line:
+            break
+        name, colon, value = line.partition(b":")
+        if not colon or not _TOKEN.fullmatch(name):
+            raise _MalformedError(f"not a header field: {line[:80]!r}")
+        if size > _HEADERS_MOST:
+            raise _MalformedError("its headers are too long")
+        fields.append((name, value.strip(b" \t")))
+    names = [name.lower() for name, _ in fields]
+    if names.count(b"content-type") != 1:
+        raise _MalformedError("it must have one Content-Type")
+    if names.count(b"status") > 1:
+        raise _MalformedError("it has more than one Status")
+    status = dict(zip(names, (value for _, value in fields))).get(b"status", b"200 OK")
+    if not _STATUS.fullmatch(status):
+        raise _MalformedError(f"not a status: {status[:80]!r}")
+    headers = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in fields
+        if name.lower() != b"status"
+    ]
+    return status.decode("latin-1"), headers
+
+
+def _rest(process: "subprocess.Popen[bytes]", head: bool) -> "Iterator[bytes]":
+    """The body, as it comes; then the script's end is awaited."""
+    assert process.stdout is not None
+    try:
+        for part in iter(lambda: process.stdout.read1(65536), b""):  # type: ignore[union-attr]
+            if not head:
+                yield part
+    finally:
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Close the script's output: one that still writes then ends by itself, as under Apache."""
+    assert process.stdout is not None
+    process.stdout.close()
+    process.wait()
+
+
+def _refuse(environ: "WSGIEnvironment", start_response: "StartResponse", status: str) -> "list[bytes]":
+    """Answer for a script that is not run, in the form in which the scripts answer."""
+    body = f'{{"message": "{status[4:]}"}}'.encode()
+    fields = [("Content-Type", "application/json; charset=utf-8"), ("Cache-Control", "no-store")]
+    start_response(status, [*fields, ("Content-Length", str(len(body)))])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+def _fail(environ: "WSGIEnvironment", start_response: "StartResponse", why: str) -> "list[bytes]":
+    print(f"limiter: {why}", file=environ["wsgi.errors"])
+    return _refuse(environ, start_response, "500 Internal Server Error")

@@ -1,0 +1,74 @@
+"""The embedded web server: the real cgi-bin on this machine alone, to try it without Apache."""
+
+import errno
+import os
+import shlex
+import socketserver
+import sys
+from pathlib import Path
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from limiter import settings
+from limiter.bridge import Bridge
+from limiter.limiter import Limiter
+
+HOST = "127.0.0.1"
+_PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH")
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """One thread a request; none outlives the server."""
+
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    """Logs to standard error, and does not look up names."""
+
+    def address_string(self) -> str:
+        return str(self.client_address[0])
+
+
+def serve(port: int) -> None:
+    """Serve until interrupted.  Prints what to try.
+
+    Raises ValueError and StoreError for bad settings, OSError if the port is taken or the scripts are not
+    there or cannot run here.
+    """
+    directory = Path(__file__).resolve().parents[1] / "cgi-bin"
+    _examine(directory / "check.py")
+    root, limits = settings.root(os.environb), settings.limits(os.environb)
+    settings.admits_on_error(os.environb)
+    Limiter(root, limits).peek("acme")
+    chosen = {name: value for name, value in os.environ.items() if name.startswith("LIMITER_")}
+    inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    application = Bridge(str(directory), {**inherited, **chosen})
+    with make_server(HOST, port, application, _Server, _Handler) as server:
+        url = f"http://{HOST}:{server.server_port}/cgi-bin/check.py?app_id=acme"
+        with_settings = "".join(f"{name}={shlex.quote(chosen[name])} " for name in sorted(chosen))
+        print(
+            f"Serving {directory}, limit {limits}, store {root}.  Ctrl-C ends it.\n"
+            "Try, in another terminal:\n\n"
+            f"  curl -i '{url}'\n"
+            f"  curl -s -w '%{{http_code}}\\n' '{url}&n=[1-11]'\n"
+            f"  {with_settings}python3 -m limiter show acme\n",
+            flush=True,
+        )
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("Ended.", file=sys.stderr)
+
+
+def _examine(script: Path) -> None:
+    """See now, rather than at the first request, whether the script can run."""
+    try:
+        with script.open("rb") as file:
+            first = file.readline()
+    except FileNotFoundError as error:
+        why = "Not beside the package: run this in a copy of the whole project"
+        raise FileNotFoundError(error.errno, why, str(script)) from error
+    interpreter = first[2:].split()[0]
+    if not os.access(interpreter, os.X_OK):
+        why = f"Its first line names {interpreter.decode()}, which is not here: install it"
+        raise FileNotFoundError(errno.ENOENT, why, str(script))

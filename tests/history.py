@@ -1,0 +1,212 @@
+"""Histories of hits, recorded by real processes and judged afterwards.
+
+A hit is judged by the names it wrote and by the clock it read, never by when an answer arrived.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from array import array
+from collections.abc import Callable
+from itertools import accumulate
+from dataclasses import dataclass, field
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+
+import numpy as np
+import numpy.typing as npt
+
+from limiter.burst import Burst
+from limiter.fixed import Fixed
+from limiter.hit import clock
+from limiter.limit import Limit, number_of, time_of
+from limiter.limiter import Limiter
+from limiter.notation import parse
+from limiter.store import Store
+
+Numbers = npt.NDArray[np.int64]
+
+_fork = multiprocessing.get_context("fork")
+
+
+@dataclass
+class Admitted:
+    """A hit that was admitted: the first and the last stamp it bore, by the directory of the slot.
+
+    They differ if it was stamped anew after a stall.  ``time`` is what its clock said at the claim.
+    """
+
+    first: int
+    last: int
+    time: int
+    name: str
+
+
+@dataclass
+class History:
+    """What happened to one limit: who was admitted, and when others were denied."""
+
+    admitted: list[Admitted] = field(default_factory=list)
+    denied: array[int] = field(default_factory=lambda: array("q"))
+
+
+class Recorder:
+    """Plays hits against a Limiter of one limit, and keeps what they did.  For a process of its own."""
+
+    def __init__(self, root: str, limits: str) -> None:
+        self.history = History()
+        self._renames: list[str] = []
+        self._now = 0
+        self._claimed_at = 0
+        self.limiter = Limiter(root, limits, clock=self._clock)
+        self._rename, Store.rename = Store.rename, self._recording_rename()  # type: ignore[method-assign]
+
+    def _clock(self) -> int:
+        self._now = clock()
+        return self._now
+
+    def _recording_rename(self) -> Callable[[Store, str, str, str], bool]:
+        def rename(store: Store, directory: str, old: str, new: str) -> bool:
+            claimed_at = self._now
+            if not self._rename(store, directory, old, new):
+                return False
+            if not self._renames:
+                self._claimed_at = claimed_at
+            self._renames.append(new)
+            return True
+
+        return rename
+
+    def hit(self, app: str) -> bool:
+        """Play one hit."""
+        self._renames.clear()
+        allowed = bool(self.limiter.hit(app))
+        if allowed:
+            first, last = self._renames[0], self._renames[-1]
+            hit = Admitted(time_of(first), time_of(last), self._claimed_at, last)
+            self.history.admitted.append(hit)
+        else:
+            self.history.denied.append(self._now)
+        return allowed
+
+
+def _work(
+    root: str,
+    limits: str,
+    until: int,
+    sabotage: Callable[[], None] | None,
+    barrier: Barrier,
+    results: Queue[History | Exception],
+) -> None:
+    try:
+        if sabotage is not None:
+            sabotage()
+        recorder = Recorder(root, limits)
+        barrier.wait()
+        end = clock() + until
+        while clock() < end:
+            recorder.hit("acme")
+    except Exception as error:
+        results.put(error)
+    else:
+        results.put(recorder.history)
+
+
+def record(
+    root: str,
+    limits: str,
+    microseconds: int,
+    processes: int = 8,
+    sabotage: Callable[[], None] | None = None,
+) -> History:
+    """Let so many processes hit one application as fast as they can; all that they did.
+
+    ``sabotage`` runs in each first: a law is tested only if a broken limiter breaks it.
+    """
+    results: Queue[History | Exception] = _fork.Queue()
+    barrier = _fork.Barrier(processes)
+    workers = [
+        _fork.Process(target=_work, args=(root, limits, microseconds, sabotage, barrier, results))
+        for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    parts = [results.get(timeout=120) for _ in workers]
+    for worker in workers:
+        worker.join()
+    together = History()
+    for part in parts:
+        if isinstance(part, Exception):
+            raise part
+        together.admitted += part.admitted
+        together.denied += part.denied
+    return together
+
+
+def judge_s1(limit: Limit, history: History) -> None:
+    """Law S1: no window holds more than the quota; no tolerance."""
+    if isinstance(limit, Burst):
+        _judge_bucket(limit, history)
+        return
+    stamps = sorted(hit.last for hit in history.admitted)
+    if isinstance(limit, Fixed):
+        windows = [stamp // limit.window for stamp in stamps]
+        most = max(windows.count(window) for window in set(windows))
+        assert most <= limit.quota, f"{most} hits in one calendar window"
+        return
+    for first, beyond in zip(stamps, stamps[limit.quota :]):
+        assert beyond - first >= limit.window, f"{limit.quota + 1} hits within {beyond - first} us"
+
+
+def _judge_bucket(limit: Burst, history: History) -> None:
+    """In any interval at most a full bucket and what flows in: (j - i + 1) <= B + rate * (tj - ti)."""
+    times = sorted(hit.time for hit in history.admitted)
+    # (i - 1) - rate * ti at its least so far, in tokens times period, is what hit j is held against.
+    least = None
+    for index, time in enumerate(times):
+        level = index * limit.period - time * limit.rate
+        least = level if least is None else min(least, level)
+        assert level - least + limit.period <= limit.quota * limit.period, "more than the bucket held"
+
+
+def judge_l1(limit: Limit, history: History) -> None:
+    """Law L1: each denial found the quota used up in the window that ends at it."""
+    if isinstance(limit, Burst):
+        _judge_empty_bucket(limit, history)
+        return
+    denied = np.asarray(history.denied)
+    # A hit that was stamped anew held its slot from the first stamp on.
+    begins = np.array([hit.first for hit in history.admitted])
+    ends = np.array([hit.last for hit in history.admitted])
+    if isinstance(limit, Fixed):
+        for window in np.unique(denied // limit.window):
+            here = np.sort(begins[ends // limit.window == window])
+            times = denied[denied // limit.window == window]
+            _each_full(limit, times, np.searchsorted(here, times, "right"))
+    else:
+        begun = np.searchsorted(np.sort(begins), denied, "right")
+        ended = np.searchsorted(np.sort(ends), denied - limit.window, "right")
+        _each_full(limit, denied, begun - ended)
+
+
+def _each_full(limit: Limit, times: Numbers, counted: Numbers) -> None:
+    wrong = np.flatnonzero(counted < limit.quota)
+    assert not len(wrong), f"denied at {times[wrong[0]]} with {counted[wrong[0]]} hits in its window"
+
+
+def _judge_empty_bucket(limit: Burst, history: History) -> None:
+    hits = sorted(history.admitted, key=lambda hit: hit.time)
+    # Names compare as arrival times do: at each moment the greatest so far is the bucket's state.
+    names = list(accumulate((hit.name for hit in hits), max))
+    latest = np.searchsorted([hit.time for hit in hits], history.denied, "right") - 1
+    arrival = np.array([time_of(name) for name in names])[latest]
+    rest = np.array([number_of(name) for name in names])[latest]
+    debt = (arrival - np.asarray(history.denied)) * limit.rate + rest
+    wrong = np.flatnonzero(debt + limit.period <= limit.quota * limit.period)
+    assert not len(wrong), f"denied at {history.denied[wrong[0]]} with a token left"
+
+
+def only(text: str) -> Limit:
+    """The one limit that a text names."""
+    (limit,) = parse(text)
+    return limit
