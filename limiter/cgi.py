@@ -40,35 +40,78 @@ def check() -> "NoReturn":
     The app_id may be in the query string or in a urlencoded form of up to 64 KiB.
     """
     environ = _environ()
-    status, decision = _verdict(environ, form=True)
-    _end(environ, status, decision)
+    body = _Body(environ)
+    status, decision = _verdict(environ, body)
+    _end(environ, body, status, decision)
 
 
 def guard() -> "Decision | None":
     """Return if the hit is admitted; else answer 401, 429 or 500 and end the process.
 
     Call it before anything is printed: it writes the fields that tell where the limits stand, and the
-    script's own headers follow.  The request's body is left alone.  Returns the decision, or None if
-    the store failed and LIMITER_ON_ERROR says to admit.
+    script's own headers follow.  A script that goes on has its request's body as it came (and should
+    read it: see ``_drain``).  Returns the decision, or None if the store failed and LIMITER_ON_ERROR says
+    to admit.
     """
     environ = _environ()
-    status, decision = _verdict(environ, form=False)
+    status, decision = _verdict(environ, None)
     if status is not OK:
-        _end(environ, status, decision)
+        _end(environ, _Body(environ), status, decision)
     if decision is not None:
         _write(fields(decision))
     return decision
 
 
-def _verdict(environ: "Mapping[bytes, bytes]", form: bool) -> "tuple[str, Decision | None]":
+class _Body:
+    """The body of the request, on standard input, of which no more is read than the server announced."""
+
+    def __init__(self, environ: "Mapping[bytes, bytes]") -> None:
+        length = environ.get(b"CONTENT_LENGTH", b"")
+        media_type = environ.get(b"CONTENT_TYPE", b"").partition(b";")[0].strip().lower()
+        self._left = int(length) if length.isdigit() and len(length) < 19 else 0
+        self._is_form = media_type == _FORM and self._left <= _FORM_MOST
+        # Its length is then unknown, and the server closes the input behind it.
+        self._is_chunked = b"HTTP_TRANSFER_ENCODING" in environ and not self._left
+
+    def form(self) -> bytes:
+        """All of it, if it is a form that is not too long and has not been cut off; else nothing."""
+        body = b""
+        while self._is_form and self._left:
+            part = self._read()
+            if not part:
+                return b""
+            body += part
+        return body
+
+    def drain(self) -> None:
+        """Read what is left.
+
+        Apache's mod_cgid gives a script one socket for its input and output; when it is closed with input
+        unread in it, the kernel takes back the answer.
+        """
+        try:
+            while (self._left or self._is_chunked) and self._read():
+                pass
+        except OSError:
+            pass  # nothing can be read, so nothing is in the way
+
+    def _read(self) -> bytes:
+        part = posix.read(0, 65536 if self._is_chunked else min(self._left, 65536))
+        self._left -= 0 if self._is_chunked else len(part)
+        return part
+
+
+def _verdict(
+    environ: "Mapping[bytes, bytes]", body: "_Body | None"
+) -> "tuple[str, Decision | None]":
     """The status to answer, and the decision if there is one.  Never raises."""
     verdict = INTERNAL_SERVER_ERROR
     try:
         if admits_on_error(environ):
             verdict = OK
         texts = [environ.get(b"QUERY_STRING", b"")]
-        if form:
-            texts.append(_form(environ))
+        if body is not None:
+            texts.append(body.form())
         app_id = find_app_id(*texts)
         if app_id is None:
             return UNAUTHORIZED, None
@@ -82,32 +125,17 @@ def _verdict(environ: "Mapping[bytes, bytes]", form: bool) -> "tuple[str, Decisi
         return INTERNAL_SERVER_ERROR, None
 
 
-def _form(environ: "Mapping[bytes, bytes]") -> bytes:
-    """The body, if it is a form that is not too long; one that is cut off has no app_id."""
-    length = environ.get(b"CONTENT_LENGTH", b"")
-    media_type = environ.get(b"CONTENT_TYPE", b"").partition(b";")[0].strip().lower()
-    if media_type != _FORM or not length.isdigit() or len(length) > 5:
-        return b""
-    wanted = int(length)
-    if wanted > _FORM_MOST:
-        return b""
-    body = b""
-    while len(body) < wanted:
-        part = posix.read(0, wanted - len(body))
-        if not part:
-            raise ValueError(f"The form ended after {len(body)} of {wanted} bytes")
-        body += part
-    return body
-
-
 def _environ() -> "Mapping[bytes, bytes]":
     """The environment as it is now: a script that has imported os may have changed it there."""
     os = sys.modules.get("os")
     return os.environb if os else posix.environ
 
 
-def _end(environ: "Mapping[bytes, bytes]", status: str, decision: "Decision | None") -> "NoReturn":
+def _end(
+    environ: "Mapping[bytes, bytes]", body: _Body, status: str, decision: "Decision | None"
+) -> "NoReturn":
     _write(answer(status, decision, environ.get(b"REQUEST_METHOD") == b"HEAD"))
+    body.drain()
     # Nothing is left to be flushed or closed, and an orderly end would cost a tenth of the whole.
     posix._exit(0)
 

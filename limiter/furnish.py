@@ -50,13 +50,13 @@ def complete(
             furnish(store, app, {it.directory(segment): it.fresh(segment) for it in together})
         names = sorted(store.names(directory))
     if not slots:
-        why = "A limit's directory is there but holds no slots (remove it)"
+        why = "A limit's directory holds something else, and no slots (remove it)"
         raise StoreError(errno.ENOENT, why, f"{store.root}/{directory}")
     return sorted(slots.values())
 
 
 def furnish(store: Store, app: str, furniture: "dict[str, list[str]]") -> None:
-    """Make the directories ``app/NAME``, each with its names, that are not there yet.
+    """Make the directories ``app/NAME``, each with its names, that are not there yet, or empty.
 
     Raises StoreError; then nothing is left behind but, where even removing fails, a ``.new-UNIQUE``.
     """
@@ -64,7 +64,7 @@ def furnish(store: Store, app: str, furniture: "dict[str, list[str]]") -> None:
     if not there and _arrive(store.root, app, furniture):
         return
     for name, files in furniture.items():
-        if name not in there:
+        if name not in there or not store.names(f"{app}/{name}"):
             _arrive(store.root, f"{app}/{name}", {"": files})
 
 

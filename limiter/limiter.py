@@ -143,7 +143,7 @@ class _Memory:
         self._until = -1
         self._settled: set[str] = before._settled if before is not None else set()
         if self._settled:
-            self._settled = self._settled.intersection(*[view.names() for view in views])
+            self._settled = {name for view in views for name in view.names() if name in self._settled}
         self.settle(views)
 
     def settle(self, views: "list[View]") -> None:

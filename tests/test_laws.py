@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import posix
+import re
+import sys
+import tempfile
 from collections.abc import Callable
+from urllib.parse import quote_from_bytes
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import limiter.hit
-from limiter.limit import Sliding
+from limiter.burst import Burst
+from limiter.cgi import check
+from limiter.limit import Sliding, number_of, stamp, time_of
+from limiter.limiter import Limiter
+from limiter.notation import parse
+from limiter.request import find_app_id
 from limiter.store import Store
+from tests.faults import HARD, SOFT, Ended, fail, kill, play, use
 from tests.history import judge_l1, judge_s1, only, record
 
 SECOND = 1_000_000
@@ -72,3 +87,364 @@ def test_l1_is_seen_to_fail(root: str, sabotage: Callable[[], None]) -> None:
     """The judge of L1 finds what these break."""
     with pytest.raises(AssertionError, match="denied at"):
         judge_l1(only("10/second"), record(root, "10/second", 2 * SECOND, sabotage=sabotage))
+
+
+# S2: after SIGKILL between any two system calls.
+
+NOW = 1_513_123_456_123_456
+
+
+def _used(root: str, limits: str) -> list[int]:
+    """How many hits each limit counts."""
+    decision = Limiter(root, limits, clock=lambda: NOW).peek("acme")
+    return [quota.limit.quota - quota.remaining for quota in decision.quotas]
+
+
+def _fill(root: str, limits: str) -> int:
+    """Hit until denied; how many were admitted."""
+    limiter = Limiter(root, limits, clock=lambda: NOW)
+    admitted = 0
+    while limiter.hit("acme"):
+        admitted += 1
+    return admitted
+
+
+def _judge_what_is_left(root: str, limits: str, at_most_used: int) -> None:
+    """S1 and L1 at the next hits: neither more nor fewer are admitted than the limits have left."""
+    used = _used(root, limits)
+    assert max(used) <= at_most_used
+    quotas = [limit.quota for limit in parse(limits)]
+    left = min(quota - count for quota, count in zip(quotas, used))
+    assert _fill(root, limits) == left
+    assert _used(root, limits) == [count + left for count in used]
+    for limit in parse(limits):
+        names = [
+            name
+            for segment in range(limit.segments)
+            for name in os.listdir(f"{root}/acme/{limit.directory(segment)}")
+        ]
+        if isinstance(limit, Sliding):
+            assert sorted(map(number_of, names)) == list(range(limit.quota))
+        else:
+            assert len(names) == 1
+
+
+SCENES = [
+    ("3/second", 0, 1),
+    ("3/second", 1, 1),
+    ("3/second", 3, 1),
+    ("3/second", 1, 2),
+    ("66/second", 64, 1),
+    ("66/second", 63, 3),
+    ("3/second fixed", 0, 1),
+    ("3/second fixed", 1, 2),
+    ("3/second burst 4", 1, 1),
+    ("3/second;4/minute", 0, 1),
+    ("3/second;4/minute", 1, 2),
+    ("3/second fixed;4/minute burst 4;5/hour", 1, 1),
+]
+
+
+@pytest.mark.parametrize(("limits", "before", "cost"), SCENES)
+def test_s2_after_sigkill_between_any_two_calls(root: str, limits: str, before: int, cost: int) -> None:
+    """Nothing is to be repaired: the next hits are judged by S1 and L1 as ever."""
+    for number in range(1000):
+        store = f"{root}/{number}"
+        os.mkdir(store)
+        limiter = Limiter(store, limits, clock=lambda: NOW)
+        for _ in range(before):
+            assert limiter.hit("acme")
+        ended = play(
+            lambda store=store: Limiter(store, limits, clock=lambda: NOW).hit("acme", cost), number, kill
+        )
+        _judge_what_is_left(store, limits, before + cost)
+        if not ended.killed:
+            break
+    assert not ended.struck
+    assert number >= 1
+
+
+def test_s2_is_seen_to_fail(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limiter that makes its slots one by one in the live directory does not survive."""
+
+    def in_place(root: str, directory: str, furniture: dict[str, list[str]]) -> bool:
+        for name, files in furniture.items():
+            os.makedirs(f"{root}/{directory}/{name}", exist_ok=True)
+            for file in files:
+                posix.close(posix.open(f"{root}/{directory}/{name}/{file}", posix.O_CREAT))
+        return True
+
+    monkeypatch.setattr("limiter.furnish._arrive", in_place)
+    with pytest.raises(AssertionError):
+        test_s2_after_sigkill_between_any_two_calls(root, "3/second", 0, 1)
+
+
+# F1: every errno at every system call.
+
+
+def _ask(root: str, on_error: str, limits: str = "3/minute") -> Callable[[], None]:
+    def ask() -> None:
+        variables = {"LIMITER_ROOT": root, "LIMITER_LIMIT": limits, "LIMITER_ON_ERROR": on_error}
+        use({**variables, "QUERY_STRING": "app_id=acme", "REQUEST_METHOD": "GET"})
+        check()
+
+    return ask
+
+
+def _judge_answer(ended: Ended, on_error: str, number: int) -> None:
+    """The configured verdict and one line that names the error; or, if a race was lost, the answer."""
+    status, _, rest = ended.output.partition(b"\n")
+    if ended.struck == "write" and not ended.output:
+        assert ended.log.count(b"\n") == 1
+        return
+    assert b"Traceback" not in ended.output + ended.log
+    assert b"<" not in ended.output
+    assert rest.partition(b"\n\n")[2].startswith(b'{"message": "')
+    if number in SOFT and not ended.log:
+        assert status == b"Status: 200 OK"
+        return
+    assert status == (b"Status: 200 OK" if on_error == "admit" else b"Status: 500 Internal Server Error")
+    assert ended.log.count(b"\n") == 1
+    assert ended.log.startswith(b"limiter: StoreError: [Errno ")
+    if number in HARD:
+        assert b"[Errno %d] " % number in ended.log
+        assert f"{os.sep}limiter-test-".encode() in ended.log, "the line names the path"
+
+
+@pytest.mark.parametrize("on_error", ["deny", "admit"])
+@pytest.mark.parametrize("before", [0, 1], ids=["furnishing", "furnished"])
+@pytest.mark.parametrize("number", HARD + SOFT, ids=errno.errorcode.__getitem__)
+def test_f1_every_errno_at_every_call(root: str, number: int, before: int, on_error: str) -> None:
+    """The verdict that is configured, one log line, never a traceback; and the store stays whole."""
+    for call in range(1000):
+        store = f"{root}/{call}"
+        os.mkdir(store)
+        for _ in range(before):
+            assert Limiter(store, "3/minute").hit("acme")
+        ended = play(_ask(store, on_error), call, fail(number))
+        if not ended.struck:
+            break
+        _judge_answer(ended, on_error, number)
+        assert Limiter(store, "3/minute").peek("acme").remaining >= 3 - before - 1
+        assert not [name for name in os.listdir(store) if name.startswith(".new-")]
+    assert ended.output.startswith(b"Status: 200 OK")
+    assert not ended.log
+    assert call >= 3
+
+
+def test_f1_is_seen_to_fail(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that lets an error through as if a race were lost, or raises it bare, is found out."""
+    monkeypatch.setattr("limiter.store.is_lost", lambda error: True)
+    with pytest.raises(AssertionError):
+        test_f1_every_errno_at_every_call(root, errno.EIO, 1, "deny")
+    monkeypatch.undo()
+    monkeypatch.setattr("limiter.cgi.StoreError", ZeroDivisionError)
+    os.mkdir(f"{root}/other")
+    with pytest.raises(AssertionError):
+        test_f1_every_errno_at_every_call(f"{root}/other", errno.EIO, 1, "admit")
+
+
+# C1: clocks apart, and clocks set back.
+
+
+@pytest.mark.parametrize("text", ["3/second", "3/second fixed", "3/second burst 3"])
+@settings(max_examples=60, deadline=None)
+@given(
+    apart=st.integers(0, 900_000),
+    steps=st.lists(st.tuples(st.integers(0, 300_000), st.booleans()), min_size=8, max_size=40),
+)
+def test_c1_clocks_apart(text: str, apart: int, steps: list[tuple[int, bool]]) -> None:
+    """Two nodes whose clocks differ by s admit at most the quota in any window shortened by s."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as root:
+        now = NOW
+        nodes = [Limiter(root, text, clock=lambda: now), Limiter(root, text, clock=lambda: now + apart)]
+        admitted: list[int] = []
+        for step, ahead in steps:
+            now += step
+            if nodes[ahead].hit("acme"):
+                admitted.append(now)
+    (limit,) = parse(text)
+    if isinstance(limit, Sliding):
+        for first, beyond in zip(admitted, admitted[limit.quota :]):
+            assert beyond - first >= limit.window - apart
+    elif isinstance(limit, Burst):
+        for index, first in enumerate(admitted):
+            for count, last in enumerate(admitted[index:], 1):
+                assert (count - limit.quota) * limit.period <= (last - first + apart) * limit.rate
+    else:
+        windows = [time // limit.window for time in admitted]
+        for window in set(windows):
+            # Hits that the node ahead counts in this window may lie s before it; those it counts in
+            # the next one, s before its end.
+            core = [
+                time
+                for time in admitted
+                if window * limit.window <= time < (window + 1) * limit.window - apart
+            ]
+            assert len(core) <= limit.quota
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["staying", "fresh"])
+@pytest.mark.parametrize("text", ["3/second", "3/second fixed", "3/second burst 3"])
+@settings(max_examples=40, deadline=None)
+@given(back=st.integers(1, 10**9), step=st.integers(50_000, 400_000))
+def test_c1_clock_set_back(text: str, stays: bool, back: int, step: int) -> None:
+    """Nobody is locked out for longer than two windows; a process that stays does not cling to memory."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as root:
+        now = NOW
+        limiter = Limiter(root, text, clock=lambda: now)
+        while limiter.hit("acme"):
+            now += 1
+        now -= back
+        locked = now
+        while True:
+            decision = (limiter if stays else Limiter(root, text, clock=lambda: now)).hit("acme")
+            if decision:
+                break
+            now += step
+            assert now - locked <= 2_000_000 + step
+
+
+def test_c1_is_seen_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stamps from the future that count for ever lock an application out."""
+    monkeypatch.setattr(Sliding, "_busy_range", lambda self, now: (stamp(now - self.window + 1), "~"))
+    monkeypatch.setattr(Sliding, "look", _look_without_end)
+    with pytest.raises(AssertionError):
+        test_c1_clock_set_back("3/second", False)
+
+
+def _look_without_end(
+    self: Sliding, names: list[str], now: int, cost: int
+) -> tuple[list[str], int, int]:
+    free = [name for name in names if name < stamp(now - self.window + 1)]
+    busy = names[len(free) :]
+    return free, len(busy), time_of(busy[0]) + self.window - now if busy else 0
+
+
+# W1: a denied hit writes nothing and does bounded work.
+
+
+def _everything(root: str) -> dict[str, tuple[float, ...]]:
+    """Each name below a root with its inode, mode, size and all its times."""
+    entries = [root]
+    for directory, names, files in os.walk(root):
+        entries += [f"{directory}/{name}" for name in names + files]
+    found = {}
+    for entry in entries:
+        status = os.lstat(entry)
+        found[entry] = (
+            status.st_ino,
+            status.st_mode,
+            status.st_nlink,
+            status.st_size,
+            status.st_atime_ns,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+    return found
+
+
+@pytest.mark.parametrize("text", ["10/hour", "100/hour", "10/hour fixed", "10/day burst 10", "10/hour;20/day"])
+@pytest.mark.parametrize("stays", [True, False], ids=["staying", "fresh"])
+def test_w1_20000_denied_hits_leave_the_store_as_it_was(any_root: str, text: str, stays: bool) -> None:
+    """Bytes, names and times; and each hit makes no more calls than the limit has segments."""
+    limiter = Limiter(any_root, text)
+    while limiter.hit("acme"):
+        pass
+    before = _everything(any_root)
+    calls = 0
+    listdir = posix.listdir
+
+    def counting(path: str) -> list[str]:
+        nonlocal calls
+        calls += 1
+        return listdir(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(posix, "listdir", counting)
+        for _ in range(20_000):
+            assert not (limiter if stays else Limiter(any_root, text)).hit("acme")
+    assert _everything(any_root) == before
+    segments = sum(limit.segments for limit in parse(text))
+    # One that stays looks again once a second at most.
+    assert calls <= 60 * segments if stays else calls == 20_000 * segments
+
+
+def test_w1_is_seen_to_fail(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limiter that notes denied hits is found out."""
+    deny = limiter.hit.deny
+
+    def noting(*arguments: object) -> object:
+        os.utime(f"{root}/acme")
+        return deny(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("limiter.hit.deny", noting)
+    with pytest.raises(AssertionError):
+        test_w1_20000_denied_hits_leave_the_store_as_it_was(root, "10/hour", False)
+
+
+# P1: nothing outside the store.
+
+HOSTILE = [
+    "", ".", "..", "../acme", "../../etc/passwd", "/etc/passwd", "a/b", "a/../../b", ".hidden", "-rf", "_a",
+    "a b", "a\tb", "a\nb", "a\0b", "\0", "a" * 65, "a" * 100_000, "\u00e4", "\uff41", "a\u0301", "%2e%2e", "a%00",
+    "*", "?", "~root", "$HOME", "`id`", ";id", "|id", "a\\b", "C:\\x", "con:", "\x7f", "\ud800", "a&b=c", "a;b",
+    ".new-0123456789abcdef", "'", '"', "<script>", "a+b", "a=b", "a,b", "a:b", "a@b", "[a]", "{a}", "(a)", "#a", "!a",
+]  # fmt: skip
+
+
+def _files_touched(action: Callable[[], object]) -> list[str]:
+    """The paths, in a child, of all that it did with files; also what it raised."""
+    with tempfile.TemporaryFile() as told:
+        child = os.fork()
+        if not child:
+            write, events = os.write, ("open", "os.", "shutil.", "glob.")
+
+            def note(event: str, arguments: tuple[object, ...]) -> None:
+                if event.startswith(events):
+                    write(told.fileno(), f"{event} {arguments!r}\n".encode("utf-8", "backslashreplace"))
+
+            sys.addaudithook(note)
+            try:
+                action()
+            except ValueError:
+                write(told.fileno(), b"ValueError\n")
+            posix._exit(0)
+        os.waitpid(child, 0)
+        told.seek(0)
+        return told.read().decode().splitlines()
+
+
+@pytest.mark.parametrize("app", HOSTILE, ids=lambda app: ascii(app)[:20])
+def test_p1_a_hostile_id_touches_no_file(root: str, app: str) -> None:
+    """From Python it is a ValueError, by HTTP a 401, and neither asks anything of the file system."""
+    limiter = Limiter(root)
+    for action in (limiter.hit, limiter.peek, limiter.reset, limiter.hits):
+        assert _files_touched(lambda action=action: action(app)) == ["ValueError"]
+    raw = app.encode("utf-8", "surrogatepass")
+    for spelling in (quote_from_bytes(raw), "".join(f"%{byte:02X}" for byte in raw)):
+        texts = [f"app_id={spelling}".encode()]
+        assert find_app_id(*texts) is None
+    assert os.listdir(root) == []
+
+
+@pytest.mark.parametrize("app", ["a", "A.b-c_d", "a..b", "a.", "a" * 64, "0"])
+def test_p1_a_good_id_touches_the_store_alone(root: str, app: str) -> None:
+    """Every path that is opened, listed, made or renamed lies in the store."""
+    find_app_id(f"app_id={app}".encode())
+    Limiter(f"{root}", "70/minute;3/day fixed").peek("warm")
+    import limiter.furnish  # noqa: F401, PLC0415 (whose own file is none of the store's)
+
+    touched = _files_touched(lambda: Limiter(root, "70/minute;3/day fixed").hit(app))
+    assert any(line.startswith("os.rename") for line in touched)
+    for line in touched:
+        paths = re.findall(r"'([^']*)'", line.partition(" ")[2])
+        assert paths or line.startswith(("os.urandom", "os.fork"))
+        assert all(path.startswith(f"{root}/") or path == root for path in paths), line
+
+
+def test_p1_is_seen_to_fail(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the rule for names, paths would lead out."""
+    monkeypatch.setattr("limiter.limiter._check", lambda app_id, cost: None)
+    with pytest.raises(AssertionError):
+        test_p1_a_hostile_id_touches_no_file(root, "../acme")

@@ -1,0 +1,253 @@
+"""A real Apache of one's own: started on a free port, asked over HTTP, ended without a trace."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import REPOSITORY, new_root
+
+MPMS = ("event", "prefork")
+
+_PROGRAMS = ("/usr/sbin/apache2", "/usr/sbin/httpd")
+_MODULES = ("/usr/lib/apache2/modules", "/usr/lib64/httpd/modules")
+_USERS = ("www-data", "apache")
+_DEADLINE = 30
+_ATTEMPTS = 10
+
+# What Debian and RHEL load, as far as the limiter needs it.  Debian has some of them built in.
+_LOADED = ("unixd", "authz_core", "alias", "env", "headers")
+
+_CONFIGURATION = """\
+ServerRoot "{directory}"
+ServerName localhost
+Listen 127.0.0.1:{port}
+PidFile "{directory}/pid"
+ErrorLog "{directory}/error.log"
+DefaultRuntimeDir "{directory}"
+{modules}
+<IfModule cgid_module>
+    ScriptSock "{directory}/cgid"
+</IfModule>
+{user}
+<Directory />
+    AllowOverride None
+    Require all denied
+</Directory>
+{before}
+{definitions}
+Include "{limiter}"
+"""
+
+
+class Reply(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+@dataclass
+class Server:
+    """An Apache that runs, or has run."""
+
+    root: Path
+    """Its store, unless LIMITER_ROOT was among the settings."""
+    port: int
+    log: str = ""
+    """What the error log held when the server had ended: only then is it complete."""
+
+    def ask(
+        self,
+        path: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Send one request on a connection of its own."""
+        return ask(self.port, path, method, body, headers)
+
+    def post(self, path: str, body: bytes) -> Reply:
+        """Send a form."""
+        return self.ask(path, "POST", body, {"Content-Type": "application/x-www-form-urlencoded"})
+
+    def send(self, request: bytes) -> bytes:
+        """Send these very bytes; all that comes until the server closes the connection."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=_DEADLINE) as connection:
+            connection.sendall(request)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@contextmanager
+def apache(
+    mpm: str,
+    home: Path,
+    settings: Mapping[str, str] | None = None,
+    before: str = "",
+    without: tuple[str, ...] = (),
+) -> Iterator[Server]:
+    """Run a server that includes the limiter's configuration as it is.
+
+    LIMITER_HOME is ``home``; ``settings`` are further definitions, ``before`` is configuration that
+    comes before the limiter's, and ``without`` names modules not to load.
+    """
+    program = _found(_PROGRAMS)
+    directory = new_root("/tmp")
+    try:
+        root = directory / "store"
+        root.mkdir()
+        if os.geteuid() == 0:
+            shutil.chown(root, _user())
+        definitions = {"LIMITER_HOME": str(home), "LIMITER_ROOT": str(root), **(settings or {})}
+        modules = [name for name in (f"mpm_{mpm}", *_LOADED, _cgi(mpm)) if name not in without]
+        process, port = _start(program, directory, modules, definitions, before)
+        server = Server(root, port)
+        try:
+            yield server
+        finally:
+            stop(process)
+            server.log = _log(directory)
+    finally:
+        shutil.rmtree(directory)
+
+
+def ask(
+    port: int,
+    path: str,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    """Send one request to a port of the loopback, on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_DEADLINE)
+    try:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return Reply(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens at; somebody may, before long."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server takes connections; False if it ends before, or never does."""
+    deadline = time.monotonic() + _DEADLINE
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=_DEADLINE).close()
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+        else:
+            return True
+    return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> str:
+    """End a server that leads a process group, and see all of it end; what it wrote to stderr."""
+    process.terminate()
+    try:
+        _, said = process.communicate(timeout=_DEADLINE)
+        _wait_for_the_last_of(process.pid)
+    except BaseException:
+        if _alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return (said or b"").decode(errors="backslashreplace")
+
+
+def _start(
+    program: str, directory: Path, modules: list[str], definitions: dict[str, str], before: str
+) -> tuple[subprocess.Popen[bytes], int]:
+    configuration = directory / "httpd.conf"
+    for _ in range(_ATTEMPTS):
+        port = free_port()
+        configuration.write_text(_configuration(directory, port, modules, definitions, before))
+        process = subprocess.Popen(
+            [program, "-DFOREGROUND", "-f", configuration],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        if answers(process, port):
+            return process, port
+        said = stop(process) + _log(directory)
+        if "Address already in use" not in said:
+            break
+    raise RuntimeError(f"Apache does not start:\n{said}")
+
+
+def _configuration(
+    directory: Path, port: int, modules: list[str], definitions: dict[str, str], before: str
+) -> str:
+    there = Path(_found(_MODULES))
+    files = {name: there / f"mod_{name}.so" for name in modules}
+    return _CONFIGURATION.format(
+        directory=directory,
+        port=port,
+        modules="\n".join(
+            f"LoadModule {name}_module {file}" for name, file in files.items() if file.exists()
+        ),
+        user=f"User {_user()}\nGroup {_user()}" if os.geteuid() == 0 else "",
+        before=before,
+        definitions="\n".join(f'Define {name} "{value}"' for name, value in definitions.items()),
+        limiter=REPOSITORY / "deploy/apache/limiter.conf",
+    )
+
+
+def _log(directory: Path) -> str:
+    log = directory / "error.log"
+    return log.read_text(errors="backslashreplace") if log.exists() else ""
+
+
+def _wait_for_the_last_of(group: int) -> None:
+    deadline = time.monotonic() + _DEADLINE
+    while _alive(group):
+        if time.monotonic() > deadline:
+            raise TimeoutError("Apache has ended, but not all of its children")
+        time.sleep(0.01)
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _cgi(mpm: str) -> str:
+    return "cgi" if mpm == "prefork" else "cgid"
+
+
+def _user() -> str:
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return next(user for user in _USERS if user in known)
+
+
+def _found(places: tuple[str, ...]) -> str:
+    for place in places:
+        if Path(place).exists():
+            return place
+    pytest.skip(f"Apache is not installed (none of {', '.join(places)})")

@@ -1,0 +1,108 @@
+"""Faults at will: play something in a child process, and strike at its n-th system call."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posix
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+CALLS = ("listdir", "rename", "mkdir", "open", "close", "unlink", "rmdir", "lstat", "read", "write")
+"""All that the package asks of the operating system, by their names in the module posix."""
+
+HARD = [
+    errno.EACCES,
+    errno.ECONNABORTED,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.ENOTCONN,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ETIMEDOUT,
+]
+"""Errors that say that the store has failed, whatever the call."""
+
+SOFT = [errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.ENOTEMPTY, errno.EMLINK]
+"""Errors that may only say that another hit was faster."""
+
+
+@dataclass
+class Ended:
+    """How a child ended: the name of the call that was struck, if it came to that; what it wrote."""
+
+    struck: str
+    killed: bool
+    output: bytes
+    log: bytes
+
+
+def play(action: Callable[[], object], number: int, strike: Callable[[], None]) -> Ended:
+    """Run ``action`` in a child of which the call with that number, from 0, is struck before it is made."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as told:
+        child = os.fork()
+        if not child:
+            try:
+                posix.dup2(output.fileno(), 1)
+                posix.dup2(log.fileno(), 2)
+                _arm(number, strike, told.fileno())
+                action()
+            except BaseException as error:
+                posix._exit(3 if isinstance(error, Exception) else 4)
+            posix._exit(0)
+        _, status = os.waitpid(child, 0)
+        for file in (output, log, told):
+            file.seek(0)
+        return Ended(told.read().decode(), os.WIFSIGNALED(status), output.read(), log.read())
+
+
+def _arm(number: int, strike: Callable[[], None], told: int) -> None:
+    calls = 0
+    tell = posix.write
+
+    def armed(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def instead(*arguments: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == number + 1:
+                tell(told, name.encode())
+                strike()
+            return call(*arguments)
+
+        return instead
+
+    for name in CALLS:
+        setattr(posix, name, armed(name, getattr(posix, name)))
+
+
+def kill() -> None:
+    """Strike: SIGKILL."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(number: int) -> Callable[[], None]:
+    """Strike: that errno."""
+
+    def strike() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return strike
+
+
+def use(variables: dict[str, str]) -> None:
+    """In a child: take these for the environment."""
+    for name in [*os.environ]:
+        if name.startswith("LIMITER_"):
+            del os.environ[name]
+    os.environ.update(variables)
+    sys.stdin = None  # type: ignore[assignment]
