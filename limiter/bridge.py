@@ -7,7 +7,6 @@ breaks the rules is a 500 and a line on the error stream that says what is wrong
 import os
 import re
 import subprocess
-import sys
 import tempfile
 
 TYPE_CHECKING = False
@@ -163,7 +162,7 @@ def _rest(process: "subprocess.Popen[bytes]", head: bool) -> "Iterator[bytes]":
     """The body, as it comes; then the script's end is awaited."""
     assert process.stdout is not None
     try:
-        for part in iter(lambda: process.stdout.read1(65536), b""):  # type: ignore[union-attr]
+        while part := process.stdout.read1(65536):  # type: ignore[attr-defined]
             if not head:
                 yield part
     finally:

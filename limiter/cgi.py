@@ -101,9 +101,7 @@ class _Body:
         return part
 
 
-def _verdict(
-    environ: "Mapping[bytes, bytes]", body: "_Body | None"
-) -> "tuple[str, Decision | None]":
+def _verdict(environ: "Mapping[bytes, bytes]", body: "_Body | None") -> "tuple[str, Decision | None]":
     """The status to answer, and the decision if there is one.  Never raises."""
     verdict = INTERNAL_SERVER_ERROR
     try:

@@ -80,6 +80,7 @@ class View:
         return view
 
     def names(self) -> "list[str]":
+        """The names in all directories listed."""
         return [name for names in self.listed.values() for name in names]
 
     def wait(self, cost: int) -> int:

@@ -118,7 +118,7 @@ class Limiter:
         view = View(limit, {})
         for segment in range(limit.segments):
             directory = f"{app_id}/{limit.directory(segment)}"
-            names = sorted(filter(is_name, self._store.names(directory)))
+            names = sorted([name for name in self._store.names(directory) if is_name(name)])
             if not names:
                 break
             view.listed[directory] = names
@@ -142,15 +142,18 @@ class _Memory:
         self.cost = cost
         self._until = -1
         self._settled: set[str] = before._settled if before is not None else set()
-        if self._settled:
-            self._settled = {name for view in views for name in view.names() if name in self._settled}
         self.settle(views)
 
     def settle(self, views: "list[View]") -> None:
         """Note that a hit which claimed these names has got all that it needs."""
-        if len(views) > 1 or len(views[0].claimed) > 1:
-            for view in views:
-                self._settled.update((name for name in view.claimed if is_held(name)))
+        if len(views) == 1 and len(views[0].claimed) < 2:
+            return
+        for view in views:
+            self._settled.update([name for name in view.claimed if is_held(name)])
+        if len(self._settled) > 2 * sum(
+            [len(names) for view in views for names in view.listed.values()]
+        ):
+            self._settled.intersection_update([name for view in views for name in view.names()])
 
     def denies(self, now: int, cost: int) -> bool:
         """Whether it is certain, without looking, that such a hit must be denied."""
@@ -160,7 +163,8 @@ class _Memory:
             self._until = 0
             for view in self.short:
                 # A held name may yet be given back; one that has been settled will not.
-                if view.listed and self._settled.issuperset(filter(is_held, view.names())):
+                held = [name for name in view.names() if is_held(name)]
+                if view.listed and self._settled.issuperset(held):
                     self._until = max(self._until, view.now + min(_TRUST, view.wait(self.cost)))
         return now < self._until
 

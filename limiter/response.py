@@ -9,8 +9,8 @@ The fields on the limits are those of draft-ietf-httpapi-ratelimit-headers-10, s
 Seconds are whole, rounded up, and at least 1.
 """
 
-from limiter.limit import SECOND
 from limiter.hit import Decision
+from limiter.limit import SECOND
 
 OK = "200 OK"
 UNAUTHORIZED = "401 Unauthorized"

@@ -6,7 +6,6 @@ import errno
 import os
 import posix
 import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +48,11 @@ class Ended:
 
 def play(action: Callable[[], object], number: int, strike: Callable[[], None]) -> Ended:
     """Run ``action`` in a child of which the call with that number, from 0, is struck before it is made."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as told:
+    with (
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as log,
+        tempfile.TemporaryFile() as told,
+    ):
         child = os.fork()
         if not child:
             try:
@@ -105,4 +108,3 @@ def use(variables: dict[str, str]) -> None:
         if name.startswith("LIMITER_"):
             del os.environ[name]
     os.environ.update(variables)
-    sys.stdin = None  # type: ignore[assignment]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import multiprocessing
 from array import array
 from collections.abc import Callable
-from itertools import accumulate
 from dataclasses import dataclass, field
+from itertools import accumulate
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 
@@ -59,7 +59,7 @@ class Recorder:
         self._now = 0
         self._claimed_at = 0
         self.limiter = Limiter(root, limits, clock=self._clock)
-        self._rename, Store.rename = Store.rename, self._recording_rename()  # type: ignore[method-assign]
+        self._rename, Store.rename = Store.rename, self._recording_rename()  # type: ignore[assignment, method-assign]
 
     def _clock(self) -> int:
         self._now = clock()

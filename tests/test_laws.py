@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import quote_from_bytes
 
 import pytest
@@ -154,9 +155,8 @@ def test_s2_after_sigkill_between_any_two_calls(root: str, limits: str, before: 
         limiter = Limiter(store, limits, clock=lambda: NOW)
         for _ in range(before):
             assert limiter.hit("acme")
-        ended = play(
-            lambda store=store: Limiter(store, limits, clock=lambda: NOW).hit("acme", cost), number, kill
-        )
+        victim = Limiter(store, limits, clock=lambda: NOW)
+        ended = play(partial(victim.hit, "acme", cost), number, kill)
         _judge_what_is_left(store, limits, before + cost)
         if not ended.killed:
             break
@@ -292,14 +292,18 @@ def test_c1_clock_set_back(text: str, stays: bool, back: int, step: int) -> None
     """Nobody is locked out for longer than two windows; a process that stays does not cling to memory."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as root:
         now = NOW
-        limiter = Limiter(root, text, clock=lambda: now)
+
+        def clock() -> int:
+            return now
+
+        limiter = Limiter(root, text, clock=clock)
         while limiter.hit("acme"):
             now += 1
         now -= back
         locked = now
         while True:
-            decision = (limiter if stays else Limiter(root, text, clock=lambda: now)).hit("acme")
-            if decision:
+            asked = limiter if stays else Limiter(root, text, clock=clock)
+            if asked.hit("acme"):
                 break
             now += step
             assert now - locked <= 2_000_000 + step
@@ -324,12 +328,12 @@ def _look_without_end(
 # W1: a denied hit writes nothing and does bounded work.
 
 
-def _everything(root: str) -> dict[str, tuple[float, ...]]:
+def _everything(root: str) -> dict[str, tuple[int, ...]]:
     """Each name below a root with its inode, mode, size and all its times."""
     entries = [root]
     for directory, names, files in os.walk(root):
         entries += [f"{directory}/{name}" for name in names + files]
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for entry in entries:
         status = os.lstat(entry)
         found[entry] = (
@@ -344,7 +348,9 @@ def _everything(root: str) -> dict[str, tuple[float, ...]]:
     return found
 
 
-@pytest.mark.parametrize("text", ["10/hour", "100/hour", "10/hour fixed", "10/day burst 10", "10/hour;20/day"])
+@pytest.mark.parametrize(
+    "text", ["10/hour", "100/hour", "10/hour fixed", "10/day burst 10", "10/hour;20/day"]
+)
 @pytest.mark.parametrize("stays", [True, False], ids=["staying", "fresh"])
 def test_w1_20000_denied_hits_leave_the_store_as_it_was(any_root: str, text: str, stays: bool) -> None:
     """Bytes, names and times; and each hit makes no more calls than the limit has segments."""
@@ -420,7 +426,7 @@ def test_p1_a_hostile_id_touches_no_file(root: str, app: str) -> None:
     """From Python it is a ValueError, by HTTP a 401, and neither asks anything of the file system."""
     limiter = Limiter(root)
     for action in (limiter.hit, limiter.peek, limiter.reset, limiter.hits):
-        assert _files_touched(lambda action=action: action(app)) == ["ValueError"]
+        assert _files_touched(partial(action, app)) == ["ValueError"]
     raw = app.encode("utf-8", "surrogatepass")
     for spelling in (quote_from_bytes(raw), "".join(f"%{byte:02X}" for byte in raw)):
         texts = [f"app_id={spelling}".encode()]
@@ -433,7 +439,7 @@ def test_p1_a_good_id_touches_the_store_alone(root: str, app: str) -> None:
     """Every path that is opened, listed, made or renamed lies in the store."""
     find_app_id(f"app_id={app}".encode())
     Limiter(f"{root}", "70/minute;3/day fixed").peek("warm")
-    import limiter.furnish  # noqa: F401, PLC0415 (whose own file is none of the store's)
+    import limiter.furnish  # noqa: F401 (whose own file is none of the store's)
 
     touched = _files_touched(lambda: Limiter(root, "70/minute;3/day fixed").hit(app))
     assert any(line.startswith("os.rename") for line in touched)

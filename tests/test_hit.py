@@ -1,0 +1,347 @@
+"""One hit among others: every order in which their system calls can fall, forced."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from limiter.hit import Decision, hit
+from limiter.limit import Sliding, is_held
+from limiter.limiter import Limiter
+from limiter.notation import parse
+from limiter.store import Store, StoreError
+
+NOW = 1_513_123_456_123_456
+
+
+class Turns:
+    """Lets several threads make their calls one at a time, in an order that is set from outside."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._waiting: set[int] = set()
+        self._running = 0
+        self._turn: int | None = None
+
+    def start(self, count: int) -> None:
+        """So many threads are about to begin."""
+        self._running = count
+
+    def wait(self, me: int) -> None:
+        """In a thread: stop before a call until it is this thread's turn."""
+        with self._change:
+            self._waiting.add(me)
+            self._running -= 1
+            self._change.notify_all()
+            self._change.wait_for(lambda: self._turn == me)
+            self._turn = None
+
+    def end(self) -> None:
+        """In a thread: it makes no more calls."""
+        with self._change:
+            self._running -= 1
+            self._change.notify_all()
+
+    def ready(self) -> list[int]:
+        """The threads that are stopped before a call, once nobody runs; none: all have ended."""
+        with self._change:
+            self._change.wait_for(lambda: self._running == 0 and self._turn is None)
+            return sorted(self._waiting)
+
+    def give(self, thread: int) -> None:
+        """Let one thread make its call and run on to the next."""
+        with self._change:
+            self._waiting.remove(thread)
+            self._running += 1
+            self._turn = thread
+            self._change.notify_all()
+
+
+class TurnStore(Store):
+    """A store that waits for its turn before each call."""
+
+    def __init__(self, root: str, turns: Turns, me: int) -> None:
+        super().__init__(root)
+        self._turns = turns
+        self._me = me
+
+    def names(self, directory: str) -> list[str]:
+        """List, when it is its turn."""
+        self._turns.wait(self._me)
+        return super().names(directory)
+
+    def rename(self, directory: str, old: str, new: str) -> bool:
+        """Rename, when it is its turn."""
+        self._turns.wait(self._me)
+        return super().rename(directory, old, new)
+
+
+def _play(
+    root: str, limits: str, costs: Sequence[int], order: Sequence[int]
+) -> tuple[list[bool], list[int]]:
+    """Play one hit a thread, their calls in that order and then in any; who was allowed, and the
+    choices there were at each turn (as many numbers as turns: how many threads were ready)."""
+    turns = Turns()
+    answers: dict[int, bool] = {}
+
+    def one(me: int) -> None:
+        try:
+            store = TurnStore(root, turns, me)
+            # Clocks a microsecond apart tell the hits' stamps apart.
+            answers[me] = bool(hit(store, parse(limits), "acme", costs[me], lambda: NOW + me)[0])
+        finally:
+            turns.end()
+
+    threads = [threading.Thread(target=one, args=(me,)) for me in range(len(costs))]
+    turns.start(len(threads))
+    for thread in threads:
+        thread.start()
+    choices: list[int] = []
+    while ready := turns.ready():
+        pick = order[len(choices)] if len(choices) < len(order) else 0
+        choices.append(len(ready))
+        turns.give(ready[pick])
+    for thread in threads:
+        thread.join()
+    return [answers[me] for me in range(len(costs))], choices
+
+
+def _orders(run: list[int], choices: list[int]) -> list[int] | None:
+    """The order after ``run``, counting like an odometer over the choices there were; None: all seen."""
+    run = run + [0] * (len(choices) - len(run))
+    for place in reversed(range(len(choices))):
+        if run[place] + 1 < choices[place]:
+            return [*run[:place], run[place] + 1]
+    return None
+
+
+def _every_order(
+    root: str, limits: str, before: int, costs: Sequence[int]
+) -> Iterator[tuple[str, list[bool]]]:
+    """Play all orders there are, each on a store of its own with so many hits in it."""
+    order: list[int] | None = []
+    number = 0
+    while order is not None:
+        store = f"{root}/{number}"
+        os.mkdir(store)
+        limiter = Limiter(store, limits, clock=lambda: NOW - 1)
+        limiter.hit("acme")
+        limiter.reset("acme")
+        for _ in range(before):
+            assert limiter.hit("acme")
+        answers, choices = _play(store, limits, costs, order)
+        yield store, answers
+        order = _orders(order, choices)
+        number += 1
+
+
+def _used(store: str, limits: str) -> list[int]:
+    quotas = Limiter(store, limits, clock=lambda: NOW + 9).peek("acme").quotas
+    return [quota.limit.quota - quota.remaining for quota in quotas]
+
+
+@pytest.mark.parametrize(
+    ("limits", "before", "hits"),
+    [
+        ("2/minute", 0, 2),
+        ("2/minute", 1, 3),
+        ("1/minute", 0, 3),
+        ("2/minute fixed", 0, 2),
+        ("2/minute fixed", 1, 2),
+        ("2/minute burst 2", 1, 2),
+        ("2/minute fixed", 0, 3),
+    ],
+)
+def test_every_order_of_single_claims(root: str, limits: str, before: int, hits: int) -> None:
+    """Exactly as many are admitted as there is room for: S1 and L1 in every interleaving."""
+    quota = parse(limits)[0].quota
+    orders = 0
+    for store, answers in _every_order(root, limits, before, [1] * hits):
+        assert sum(answers) == min(hits, quota - before)
+        assert _used(store, limits) == [before + sum(answers)]
+        orders += 1
+    assert orders > 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "before", "costs"),
+    [
+        ("2/minute;2/hour", 1, [1, 1]),
+        ("3/minute;2/hour", 1, [1, 1]),
+        ("1/minute;2/hour", 0, [1, 1]),
+        ("2/hour;1/minute", 0, [1, 1]),
+        ("3/minute", 0, [2, 2]),
+        ("3/minute", 0, [2, 1]),
+        ("2/minute fixed;2/hour fixed", 1, [1, 1]),
+        ("2/minute burst 2;1/hour fixed", 0, [1, 1]),
+        ("1/minute;2/hour burst 2", 0, [1, 1]),
+    ],
+)
+def test_every_order_of_several_claims(root: str, limits: str, before: int, costs: list[int]) -> None:
+    """S1 in every interleaving, and who is refused leaves all limits as they were.
+
+    L1 holds but for the instant in which another hit holds what it then gives back.
+    """
+    admitted_most = 0
+    for store, answers in _every_order(root, limits, before, costs):
+        taken = sum(cost for cost, allowed in zip(costs, answers) if allowed)
+        assert _used(store, limits) == [before + taken] * len(parse(limits))
+        assert all(quota >= before + taken for quota in (limit.quota for limit in parse(limits)))
+        admitted_most = max(admitted_most, sum(answers))
+    assert admitted_most >= 1
+
+
+def test_interleaving_is_seen_to_fail(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limiter that lists and then writes without a judge admits too many in some order."""
+    rename = Store.rename
+    monkeypatch.setattr(Store, "rename", lambda *arguments: rename(*arguments) or True)
+    with pytest.raises(AssertionError):
+        test_every_order_of_single_claims(root, "1/minute", 0, 2)
+
+
+def test_what_is_not_given_back_is_seen(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hit that keeps what it claimed before it lost a race is found out."""
+    monkeypatch.setattr("limiter.hit._give_back", lambda *arguments: None)
+    with pytest.raises(AssertionError):
+        test_every_order_of_several_claims(root, "3/minute;2/hour", 1, [1, 1])
+
+
+class LaggingStore(Store):
+    """A store on which others act just before or after one of the calls."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.before_rename: list[object] = []
+        self.renames: list[tuple[str, str]] = []
+
+    def rename(self, directory: str, old: str, new: str) -> bool:
+        """Rename; first whatever is to come between."""
+        if self.before_rename:
+            self.before_rename.pop(0)()  # type: ignore[operator]
+        self.renames.append((old, new))
+        return super().rename(directory, old, new)
+
+
+def _hit(store: Store, limits: str, cost: int = 1, now: int = NOW) -> Decision:
+    return hit(store, parse(limits), "acme", cost, lambda: now)[0]
+
+
+def test_a_stalled_claim_is_stamped_anew(root: str) -> None:
+    """A rename that took longer than a twentieth of the window counts from when it was done."""
+    now = NOW
+    store = LaggingStore(root)
+    _hit(store, "2/second", now=NOW - 5_000_000)
+
+    def stall() -> None:
+        nonlocal now
+        now += 50_001
+
+    store.renames.clear()
+    store.before_rename = [stall]
+    assert hit(store, parse("2/second"), "acme", 1, lambda: now)[0]
+    (_, first), (again, last) = store.renames
+    assert first == again
+    assert first.startswith("1513123456.123456-")
+    assert last.startswith("1513123456.173457-")
+    store.renames.clear()
+    store.before_rename = [lambda: None]
+    assert hit(store, parse("2/second"), "acme", 1, lambda: now)[0]
+    assert len(store.renames) == 1, "one that did not stall is left as it is"
+
+
+def test_a_claim_stalled_for_a_window_is_not_stamped_on_another_hit(root: str) -> None:
+    """Its slot has been free meanwhile and taken again: both hits are as their stamps say."""
+    now = NOW
+    store = LaggingStore(root)
+    _hit(store, "1/second", now=NOW - 5_000_000)
+
+    def stall() -> None:
+        nonlocal now
+        now += 2_000_000
+
+    def take_over() -> None:
+        assert _hit(Store(root), "1/second", now=now)
+
+    store.before_rename = [stall, take_over]
+    assert hit(store, parse("1/second"), "acme", 1, lambda: now)[0]
+    assert os.listdir(f"{root}/acme/1-per-1s") == ["1513123458.123456-0"]
+
+
+@pytest.mark.parametrize("limits", ["3/minute fixed;2/hour fixed", "3/minute burst 3;2/hour burst 2"])
+def test_giving_back_what_others_have_built_upon(root: str, limits: str) -> None:
+    """The first counter has moved on when the second refuses: only this hit's share is taken off."""
+    store = LaggingStore(root)
+    assert _hit(store, limits, now=NOW - 1)
+    first = limits.partition(";")[0]
+
+    def spoil() -> None:
+        assert _hit(Store(root), limits.partition(";")[2], now=NOW)
+        assert _hit(Store(root), first, now=NOW)
+
+    store.before_rename = [lambda: None, spoil]
+    assert not _hit(store, limits)
+    assert _used(root, limits) == [2, 2]
+
+
+def test_a_claim_given_back_leaves_no_certainty(root: str) -> None:
+    """While a hit holds a slot that it may give back, its name says so; then it bears its old name."""
+    store = LaggingStore(root)
+    assert _hit(store, "2/minute;2/hour")
+    before = {name: sorted(os.listdir(f"{root}/acme/{name}")) for name in ("2-per-60s", "2-per-3600s")}
+    seen: list[bool] = []
+
+    def spoil() -> None:
+        seen.extend(
+            is_held(name) for name in os.listdir(f"{root}/acme/2-per-60s") if str(NOW)[:10] in name
+        )
+        assert _hit(Store(root), "2/hour")
+
+    store.before_rename = [lambda: None, spoil]
+    assert not _hit(store, "2/minute;2/hour", now=NOW)
+    assert any(seen)
+    assert sorted(os.listdir(f"{root}/acme/2-per-60s")) == before["2-per-60s"]
+
+
+def test_losing_for_ever_is_an_error(root: str) -> None:
+    """A file system that lists names and denies that they are there is told apart from a race."""
+
+    class Mirage(Store):
+        def rename(self, directory: str, old: str, new: str) -> bool:
+            return False
+
+    _hit(Store(root), "2/second")
+    with pytest.raises(StoreError, match="Other hits were faster, 1000 times") as error:
+        _hit(Mirage(root), "2/second")
+    assert error.value.path == f"{root}/acme"
+
+
+def test_an_error_half_way_gives_back(root: str) -> None:
+    """The second limit fails: the first is as it was, and the error is told."""
+
+    class Failing(Store):
+        def rename(self, directory: str, old: str, new: str) -> bool:
+            if directory.endswith("3600s"):
+                raise StoreError(28, "No space left on device", directory)
+            return super().rename(directory, old, new)
+
+    assert _hit(Store(root), "2/minute;2/hour")
+    with pytest.raises(StoreError, match="No space left"):
+        _hit(Failing(root), "2/minute;2/hour")
+    assert _used(root, "2/minute;2/hour") == [1, 1]
+
+
+def test_contenders_begin_at_different_slots(root: str) -> None:
+    """Hits at different moments try different slots first, so that few of them collide."""
+    assert _hit(Store(root), "10/minute")
+    Limiter(root, "10/minute").reset("acme")
+    first = set()
+    for offset in range(9):
+        store = LaggingStore(root)
+        _hit(store, "10/minute", now=NOW + offset)
+        first.add(store.renames[0][0])
+        Limiter(root, "10/minute").reset("acme")
+    assert len(first) == 9
+    assert isinstance(parse("10/minute")[0], Sliding)
