@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_STATUS = re.compile(rb"[1-9][0-9]{2} [\t\x20-\x7e]*")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_STATUS = re.compile(rb"[1-9][0-9]{2} [\t\x20-\x7e]+")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _HEADERS_MOST = 65536
 
 # What a script gets to know of the request, beside its header fields.
@@ -56,7 +58,7 @@ class Bridge:
         if not url.startswith(self._path) or not _NAME.fullmatch(name) or not os.path.isfile(script):
             return _refuse(environ, start_response, "404 Not Found")
         variables = self._variables(environ, self._path + name, slash + rest)
-        if any("\0" in value for value in variables.values()):
+        if any(b"\0" in value for value in variables.values()):
             return _refuse(environ, start_response, "400 Bad Request")
         try:
             process = _run(script, variables, _body(environ))
@@ -69,25 +71,32 @@ class Bridge:
         except _MalformedError as error:
             _end(process)
             return _fail(environ, start_response, f"{script}: {error}")
-        start_response(status, headers)
-        return _rest(process, environ["REQUEST_METHOD"] == "HEAD")
+        try:
+            start_response(status, headers)
+        except BaseException:
+            _end(process)
+            raise
+        return _Rest(process, environ["REQUEST_METHOD"] == "HEAD")
 
     def _variables(
         self, environ: "WSGIEnvironment", script_name: str, path_info: str
-    ) -> "dict[str, str]":
-        variables = {name: environ[name] for name in _META if environ.get(name)}
-        fields = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
-        variables.update((name, fields[name]) for name in fields if name not in _WITHHELD)
-        variables.setdefault("QUERY_STRING", "")
-        variables.update(
-            self._inherited,
-            GATEWAY_INTERFACE="CGI/1.1",
-            SERVER_SOFTWARE="limiter",
-            SCRIPT_NAME=environ.get("SCRIPT_NAME", "") + script_name,
-        )
+    ) -> "dict[bytes, bytes]":
+        request = {name: environ[name] for name in _META if environ.get(name)}
+        for name, value in environ.items():
+            # No variable can have a "=" in its name, but a header field can.
+            if name.startswith("HTTP_") and name not in _WITHHELD and "=" not in name:
+                request[name] = value
+        request.setdefault("QUERY_STRING", "")
+        request["GATEWAY_INTERFACE"] = "CGI/1.1"
+        request["SERVER_SOFTWARE"] = "limiter"
+        request["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + script_name
         if path_info:
-            variables["PATH_INFO"] = path_info
-        return variables
+            request["PATH_INFO"] = path_info
+        return {
+            **{os.fsencode(name): os.fsencode(value) for name, value in self._inherited.items()},
+            # WSGI's strings are bytes in disguise.
+            **{name.encode("latin-1"): value.encode("latin-1") for name, value in request.items()},
+        }
 
 
 class _MalformedError(Exception):
@@ -98,7 +107,7 @@ def _body(environ: "WSGIEnvironment") -> "IO[bytes]":
     """The request's body as a file: a script need not read it, and none then blocks the other."""
     body = tempfile.TemporaryFile()  # noqa: SIM115 (the script's process takes it over)
     length = environ.get("CONTENT_LENGTH") or "0"
-    missing = int(length) if length.isdigit() else 0
+    missing = int(length) if _LENGTH.fullmatch(length) else 0
     while missing:
         part = environ["wsgi.input"].read(min(missing, 65536))
         if not part:
@@ -109,18 +118,14 @@ def _body(environ: "WSGIEnvironment") -> "IO[bytes]":
     return body
 
 
-def _run(script: str, variables: "dict[str, str]", body: "IO[bytes]") -> "subprocess.Popen[bytes]":
+def _run(script: str, variables: "dict[bytes, bytes]", body: "IO[bytes]") -> "subprocess.Popen[bytes]":
     with body:
         return subprocess.Popen(
             [script],
             stdin=body,
             stdout=subprocess.PIPE,
             cwd=os.path.dirname(script),
-            # WSGI's strings are bytes in disguise: latin-1.
-            env={
-                name.encode(): value.encode("latin-1", "surrogateescape")
-                for name, value in variables.items()
-            },
+            env=variables,
         )
 
 
@@ -137,11 +142,14 @@ def _head(output: "IO[bytes]") -> "tuple[str, list[tuple[str, str]]]":
         if not line:
             break
         name, colon, value = line.partition(b":")
+        value = value.strip(b" \t")
         if not colon or not _TOKEN.fullmatch(name):
             raise _MalformedError(f"not a header field: {line[:80]!r}")
+        if not _VALUE.fullmatch(value) and name.lower() != b"status":
+            raise _MalformedError(f"a control character in a header field: {line[:80]!r}")
         if size > _HEADERS_MOST:
             raise _MalformedError("its headers are too long")
-        fields.append((name, value.strip(b" \t")))
+        fields.append((name, value))
     names = [name.lower() for name, _ in fields]
     if names.count(b"content-type") != 1:
         raise _MalformedError("it must have one Content-Type")
@@ -158,15 +166,23 @@ def _head(output: "IO[bytes]") -> "tuple[str, list[tuple[str, str]]]":
     return status.decode("latin-1"), headers
 
 
-def _rest(process: "subprocess.Popen[bytes]", head: bool) -> "Iterator[bytes]":
-    """The body, as it comes; then the script's end is awaited."""
-    assert process.stdout is not None
-    try:
-        while part := process.stdout.read1(65536):  # type: ignore[attr-defined]
-            if not head:
+class _Rest:
+    """The body of a response, as it comes; closing it ends the script, if anybody has read of it or not."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", head: bool) -> None:
+        self._process = process
+        self._head = head
+
+    def __iter__(self) -> "Iterator[bytes]":
+        assert self._process.stdout is not None
+        while part := self._process.stdout.read1(65536):  # type: ignore[attr-defined]
+            if not self._head:
                 yield part
-    finally:
-        _end(process)
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the script's end."""
+        _end(self._process)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -22,7 +22,8 @@ class Burst(Limit):
     def look(self, names: "list[str]", now: int, cost: int) -> "tuple[list[str], int, int]":
         debt = self._debt(names[-1], now)
         free = names[-1:] if debt + cost * self.period <= self.quota * self.period else []
-        used = -(-debt // self.period)
+        # The debt is above the capacity where another clock, or this one before, was ahead.
+        used = min(-(-debt // self.period), self.quota)
         return free, used, -(-(debt - (used - 1) * self.period) // self.rate) if used else 0
 
     def taken(self, name: str, now: int, cost: int, held: bool) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Listings of a directory that shows too few slots.
 _LISTINGS = 4
 _CREATE = posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY
+_MISSING = "The store does not exist (make it, or set LIMITER_ROOT)"
 _EXISTS = (errno.EEXIST, errno.ENOTEMPTY, errno.EMLINK)
 
 # Of st_mode, as in the module stat, whose import would cost more than these lines.
@@ -68,14 +69,23 @@ def furnish(store: Store, app: str, furniture: "dict[str, list[str]]") -> None:
             _arrive(store.root, f"{app}/{name}", {"": files})
 
 
+def must_exist(store: Store) -> None:
+    """Raise StoreError unless there is a store at all: one that is empty looks like one that is missing."""
+    try:
+        posix.stat(f"{store.root}/.")
+    except FileNotFoundError as error:
+        raise StoreError(error.errno, _MISSING, store.root) from error
+    except OSError as error:
+        raise failure(error, store.root) from error
+
+
 def _arrive(root: str, directory: str, furniture: "dict[str, list[str]]") -> bool:
     """Fill a directory aside and rename it into place; False if another was there first."""
     aside = f"{root}/.new-{posix.urandom(8).hex()}"
     try:
         posix.mkdir(aside)
     except FileNotFoundError as error:
-        why = "The store does not exist (make it, or set LIMITER_ROOT)"
-        raise StoreError(error.errno, why, root) from error
+        raise StoreError(error.errno, _MISSING, root) from error
     except OSError as error:
         raise failure(error, aside) from error
     try:

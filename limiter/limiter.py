@@ -7,6 +7,7 @@ listing: the rename is the judge.
 
 import posix
 
+from limiter.furnish import must_exist
 from limiter.hit import ROUNDS, Decision, View, claim, clock, deny, hit, outrun
 from limiter.limit import Limit, is_held, is_name
 from limiter.notation import parse
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 # How long to deny from memory at most: a reset, or slots removed, hold everywhere after that.
 _TRUST = 1_000_000
-# Names to remember at most, of all applications: about 40 MB.
-_REMEMBERED = 500_000
+# Names to remember at most, of all applications; each weighs as much as ten more.  Below 30 MB.
+_REMEMBERED = 200_000
+_WEIGHT = 10
 
 
 class Limiter:
@@ -45,7 +47,7 @@ class Limiter:
         self._clock = clock
         self._memory: dict[str, _Memory] = {}
         slots = sum([limit.claims(limit.quota) for limit in self.limits])
-        self._most = _REMEMBERED // max(1, slots)
+        self._most = _REMEMBERED // (slots + _WEIGHT)
 
     def hit(self, app_id: str, cost: int = 1) -> Decision:
         """Count a hit against all limits, or deny it and count nothing.
@@ -58,7 +60,7 @@ class Limiter:
         if memory is not None:
             now = self._clock()
             if memory.denies(now, cost):
-                return deny(memory.views, memory.short, now, memory.cost)
+                return deny(memory.views, memory.short, now, cost)
             views = [view.at(now, cost) for view in memory.views]
             if not any([view.short for view in views]):
                 if claim(self._store, views, cost, self._clock):
@@ -87,7 +89,7 @@ class Limiter:
         """
         _check(app_id, 1)
         views = [self._survey(app_id, limit) for limit in self.limits]
-        return [view.limit.hits(sorted(view.names()), view.now) for view in views]
+        return [view.limit.hits(sorted(view.names()), view.now) if view.listed else [] for view in views]
 
     def reset(self, app_id: str) -> None:
         """Forget the hits of an application against these limits.  Raises as ``peek`` does.
@@ -122,6 +124,8 @@ class Limiter:
             if not names:
                 break
             view.listed[directory] = names
+        if not view.listed:
+            must_exist(self._store)
         view.now = self._clock()
         for directory in view.listed:
             view.add(directory, view.now, 1)
@@ -157,7 +161,7 @@ class _Memory:
 
     def denies(self, now: int, cost: int) -> bool:
         """Whether it is certain, without looking, that such a hit must be denied."""
-        if not self.short or cost < self.cost or now < self.short[-1].now:
+        if not self.short or cost != self.cost or now < self.short[-1].now:
             return False
         if self._until < 0:
             self._until = 0

@@ -40,9 +40,13 @@ def root(environ: "Mapping[bytes, bytes]") -> str:
     if not path:
         from limiter.furnish import default_root
 
-        return default_root(_text(environ, b"TMPDIR", "/tmp"))
+        return default_root(_absolute("TMPDIR", _text(environ, b"TMPDIR", "/tmp")))
+    return _absolute("LIMITER_ROOT", path)
+
+
+def _absolute(name: str, path: str) -> str:
     if path[0] != "/":
-        raise ValueError(f"LIMITER_ROOT={path!r:.200}: expected an absolute path")
+        raise ValueError(f"{name}={path!r:.200}: expected an absolute path")
     return path
 
 
