@@ -37,6 +37,7 @@ def main() -> int:
             return 0
         # Output that nobody reads is the end, as for other tools; a server's must not be.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        settings.admits_on_error(os.environb)  # of no use here, but a mistake is one anywhere
         root = settings.root(os.environb)
         chosen = Limiter(root, settings.limits(os.environb))
         if arguments.command == "hit":
@@ -121,8 +122,9 @@ def _hit(chosen: Limiter, app: str) -> int:
 
 
 def _show(chosen: Limiter, app: str, root: str) -> int:
+    decision, hits = chosen.peek(app), chosen.hits(app)
     print(f"{app} in {root}")
-    _print_quotas(chosen.peek(app), chosen.hits(app))
+    _print_quotas(decision, hits)
     return 0
 
 

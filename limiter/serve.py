@@ -46,15 +46,15 @@ def serve(port: int) -> None:
     with make_server(HOST, port, application, _Server, _Handler) as server:
         url = f"http://{HOST}:{server.server_port}/cgi-bin/check.py?app_id=acme"
         with_settings = "".join(f"{name}={shlex.quote(chosen[name])} " for name in sorted(chosen))
-        print(
-            f"Serving {directory}, limit {limits}, store {root}.  Ctrl-C ends it.\n"
-            "Try, in another terminal:\n\n"
-            f"  curl -i '{url}'\n"
-            f"  curl -s -w '%{{http_code}}\\n' '{url}&n=[1-11]'\n"
-            f"  {with_settings}python3 -m limiter show acme\n",
-            flush=True,
-        )
         try:
+            print(
+                f"Serving {directory}, limit {limits}, store {root}.  Ctrl-C ends it.\n"
+                "Try, in another terminal:\n\n"
+                f"  curl -i '{url}'\n"
+                f"  curl -s -w '%{{http_code}}\\n' '{url}&n=[1-11]'\n"
+                f"  {with_settings}python3 -m limiter show acme\n",
+                flush=True,
+            )
             server.serve_forever()
         except KeyboardInterrupt:
             print("Ended.", file=sys.stderr)

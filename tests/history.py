@@ -104,7 +104,7 @@ def _work(
         recorder = Recorder(root, limits)
         barrier.wait()
         end = clock() + until
-        while clock() < end:
+        while clock() < end or not recorder.history.denied:
             recorder.hit("acme")
     except Exception as error:
         results.put(error)
@@ -119,7 +119,8 @@ def record(
     processes: int = 8,
     sabotage: Callable[[], None] | None = None,
 ) -> History:
-    """Let so many processes hit one application as fast as they can; all that they did.
+    """Let so many processes hit one application as fast as they can, until each has been denied once
+    and that time has passed; all that they did.
 
     ``sabotage`` runs in each first: a law is tested only if a broken limiter breaks it.
     """

@@ -29,6 +29,8 @@ OWN = """\
 from limiter.cgi import guard
 guard()
 import sys
+
+pytestmark = pytest.mark.one_python
 print("Content-Type: text/plain", end="\\n\\n")
 print("I read:", sys.stdin.read())
 """

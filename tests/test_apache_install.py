@@ -22,6 +22,8 @@ import pytest
 from tests.apache import MPMS, Reply, ask, free_port
 from tests.conftest import PYTHON, REPOSITORY, new_root
 
+pytestmark = pytest.mark.one_python
+
 PROGRAM = "/usr/local/share/access-limiter"
 STORE = "/var/lib/access-limiter/store"
 SETTINGS = "/etc/apache2/conf-available/access-limiter.conf"

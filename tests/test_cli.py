@@ -1,0 +1,303 @@
+"""The command line: what it prints and the status with which it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import limiter
+from limiter.limiter import Limiter
+from tests.conftest import clean_environ
+
+SECOND = 1_000_000
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}\+00:00"
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(installed: Path, root: str, tmp_path: Path) -> Run:
+    """Run the command in another directory, with these settings and no others."""
+
+    def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        variables = {"LIMITER_ROOT": root, "TZ": "UTC0", **settings}
+        return subprocess.run(
+            [sys.executable, "-m", "limiter", *arguments],
+            env=clean_environ(PYTHONPATH=str(installed), **variables),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    return run
+
+
+def judge(ended: subprocess.CompletedProcess[str], status: int, *lines: str) -> None:
+    """Hold what was printed against patterns, line by line."""
+    assert (ended.returncode, ended.stderr) == (status, "")
+    printed = ended.stdout.splitlines()
+    assert len(printed) == len(lines), ended.stdout
+    for line, pattern in zip(printed, lines):
+        assert re.fullmatch(pattern, line), line
+
+
+# hit
+
+
+def test_hit(run: Run, root: str) -> None:
+    """0 while it is allowed, then 1, with where the limit stands."""
+    limits = {"LIMITER_LIMIT": "2/hour"}
+    judge(
+        run("hit", "acme", **limits),
+        0,
+        "acme: allowed",
+        r"  2-per-3600s: 1 of 2 used, next free in 3600\.000 s",
+    )
+    judge(
+        run("hit", "acme", **limits),
+        0,
+        "acme: allowed",
+        r"  2-per-3600s: 2 of 2 used, next free in 35\d\d\.\d{3} s",
+    )
+    denied = run("hit", "acme", **limits)
+    judge(
+        denied,
+        1,
+        r"acme: denied, retry after 35\d\d\.\d{3} s",
+        r"  2-per-3600s: 2 of 2 used, next free in 35\d\d\.\d{3} s",
+    )
+    assert Limiter(root, "2/hour").peek("acme").remaining == 0
+
+
+def test_hit_with_several_limits(run: Run) -> None:
+    """A line for each."""
+    judge(
+        run("hit", "acme", LIMITER_LIMIT="2/hour;9/day fixed;1/second burst 5"),
+        0,
+        "acme: allowed",
+        r"  2-per-3600s: 1 of 2 used, next free in 3600\.000 s",
+        r"  9-per-86400s-fixed: 1 of 9 used, next free in \d+\.\d{3} s",
+        r"  1-per-1s-burst-5: 1 of 5 used, next free in 1\.000 s",
+    )
+
+
+def test_hit_that_is_never_allowed(run: Run) -> None:
+    """It says that no waiting helps."""
+    judge(
+        run("hit", "acme", LIMITER_LIMIT="0/hour"),
+        1,
+        r"acme: denied, retry after inf s",
+        r"  0-per-3600s: 0 of 0 used",
+    )
+
+
+@pytest.mark.parametrize("command", ["hit", "show"])
+@pytest.mark.parametrize(
+    ("app", "settings", "why"),
+    [
+        ("../acme", {}, "app_id '../acme': expected 1 to 64 letters"),
+        ("", {}, "app_id '': expected 1 to 64 letters"),
+        ("acme", {"LIMITER_LIMIT": "many"}, "limit 'many': expected a number of hits"),
+        ("acme", {"LIMITER_ROOT": "store"}, "LIMITER_ROOT='store': expected an absolute path"),
+        ("acme", {"LIMITER_ROOT": "/dev/null"}, "Not a directory"),
+        ("acme", {"LIMITER_ROOT": "/missing/store"}, "The store does not exist"),
+        ("acme", {"LIMITER_TIMEOUT": "1"}, "LIMITER_TIMEOUT is set, but this version does not know it"),
+    ],
+)
+def test_what_cannot_be_done(
+    run: Run, command: str, app: str, settings: dict[str, str], why: str
+) -> None:
+    """2, and one line that says why."""
+    ended = run(command, app, **settings)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("limiter: ")
+    assert why in line
+
+
+def test_hit_by_root_acts_as_the_owner_of_the_store(run: Run, root: str) -> None:
+    """Else the owner could not rename what root has made."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as somebody else")
+    os.chown(root, 65534, 65533)
+    judge(run("hit", "acme"), 0, "acme: allowed", "  10-per-1s: 1 of 10 used, .*")
+    made = list(Path(root).rglob("*"))
+    assert len(made) == 12
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(65534, 65533)}
+    judge(
+        run("show", "acme", LIMITER_LIMIT="5/hour"), 0, f"acme in {root}", "  5-per-3600s: 0 of 5 used"
+    )
+    assert len(list(Path(root).rglob("*"))) == 12
+
+
+def test_the_default_store(run: Run, tmp_path: Path) -> None:
+    """That of the settings."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    settings = {"LIMITER_ROOT": "", "TMPDIR": str(temporary), "LIMITER_LIMIT": "2/hour"}
+    judge(run("hit", "acme", **settings), 0, "acme: allowed", ".* 1 of 2 used.*")
+    (store,) = temporary.iterdir()
+    judge(run("show", "acme", **settings), 0, f"acme in {store}", ".* 1 of 2 used.*", f"    {TIME}")
+
+
+# show
+
+
+def times(root: str, limits: str, count: int, back: int) -> list[str]:
+    """Make hits a second apart, the first so many seconds ago; their times as they should be shown."""
+    start = limiter.hit.clock() // SECOND * SECOND + 123_456 - back * SECOND
+    now = start
+    chosen = Limiter(root, limits, clock=lambda: now)
+    shown = []
+    for number in range(count):
+        now = start + number * SECOND
+        assert chosen.hit("acme")
+        shown.append(utc(now))
+    return shown
+
+
+def utc(time: int) -> str:
+    """A time as it is shown where the clock is UTC's."""
+    ended = subprocess.run(
+        ["date", "-u", "-d", f"@{time // SECOND}", "+%Y-%m-%d %H:%M:%S"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return f"    {ended.stdout.strip()}.{time % SECOND:06}+00:00"
+
+
+def test_show_of_a_sliding_limit(run: Run, root: str) -> None:
+    """Used, limit, and the times of the last ten hits, oldest first."""
+    shown = times(root, "20/hour", 12, 1000)
+    before = sorted(Path(root).rglob("*"))
+    judge(
+        run("show", "acme", LIMITER_LIMIT="20/hour"),
+        0,
+        f"acme in {root}",
+        r"  20-per-3600s: 12 of 20 used, next free in (2599|2600)\.\d{3} s",
+        *map(re.escape, shown[2:]),
+    )
+    assert sorted(Path(root).rglob("*")) == before
+
+
+def test_show_of_a_fixed_limit(run: Run, root: str) -> None:
+    """It knows only its last hit."""
+    shown = times(root, "20/3000 days fixed", 3, 3)
+    judge(
+        run("show", "acme", LIMITER_LIMIT="20/3000 days fixed"),
+        0,
+        f"acme in {root}",
+        r"  20-per-259200000s-fixed: 3 of 20 used, next free in \d+\.\d{3} s",
+        re.escape(shown[2]),
+    )
+
+
+def test_show_of_a_burst_limit(run: Run, root: str) -> None:
+    """It knows no hit."""
+    times(root, "1/hour burst 5", 3, 3)
+    judge(
+        run("show", "acme", LIMITER_LIMIT="1/hour burst 5"),
+        0,
+        f"acme in {root}",
+        r"  1-per-3600s-burst-5: 3 of 5 used, next free in 359\d\.\d{3} s",
+    )
+
+
+def test_show_of_nobody(run: Run, root: str) -> None:
+    """An application that never came has used nothing of any kind of limit, and nothing is written."""
+    judge(
+        run("show", "acme", LIMITER_LIMIT="20/hour;20/day fixed;1/hour burst 5"),
+        0,
+        f"acme in {root}",
+        "  20-per-3600s: 0 of 20 used",
+        "  20-per-86400s-fixed: 0 of 20 used",
+        "  1-per-3600s-burst-5: 0 of 5 used",
+    )
+    assert os.listdir(root) == []
+
+
+def test_show_tells_local_time(run: Run, root: str) -> None:
+    """With its offset."""
+    (shown,) = times(root, "2/hour", 1, 10)
+    ended = run("show", "acme", LIMITER_LIMIT="2/hour", TZ="XYZ-5:30")
+    local = ended.stdout.splitlines()[-1]
+    assert local.endswith("+05:30")
+    assert local[-12:-6] == shown[-12:-6]
+    assert (
+        int(local[15:17]) * 60 + int(local[18:20])
+        == (int(shown[15:17]) * 60 + int(shown[18:20]) + 330) % 1440
+    )
+
+
+def test_output_that_nobody_reads(installed: Path, root: str) -> None:
+    """The end, as for other tools: no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "limiter", "show", "acme"],
+            env=clean_environ(PYTHONPATH=str(installed), LIMITER_ROOT=root),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert ended.stderr == b""
+
+
+# Help
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], ["serve", "hit", "show", "LIMITER_ROOT", "LIMITER_LIMIT", "LIMITER_ON_ERROR"]),
+        (["serve", "--help"], ["--port", "default: 8000", "LIMITER_LIMIT"]),
+        (["hit", "--help"], ["APP", "exit status", "LIMITER_LIMIT"]),
+        (["show", "--help"], ["APP", "counts nothing", "LIMITER_LIMIT"]),
+    ],
+)
+def test_help(run: Run, arguments: list[str], said: list[str]) -> None:
+    """Of the whole and of each command, with the settings."""
+    ended = run(*arguments)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("usage: python3 -m limiter ")
+    for text in said:
+        assert text in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) <= 100
+
+
+def test_version(run: Run) -> None:
+    """That of the package."""
+    judge(run("--version"), 0, re.escape(f"limiter {limiter.__version__}"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["hit"],
+        ["show"],
+        ["hit", "acme", "emca"],
+        ["flush"],
+        ["serve", "--port", "x"],
+        ["serve", "--port", "65536"],
+        ["serve", "--port", "-1"],
+    ],
+)
+def test_bad_arguments(run: Run, root: str, arguments: list[str]) -> None:
+    """2, how it is used, and nothing done."""
+    ended = run(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("usage: python3 -m limiter ")
+    assert os.listdir(root) == []
