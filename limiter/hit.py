@@ -151,21 +151,26 @@ def hit(
             views = [View(limit, {}) for limit in limits]
             return Decision(False, float("inf"), views, 0, 0), views
     for _ in range(ROUNDS):
-        views = [_look(store, limits, limit, app, cost, clock) for limit in limits]
-        short = [view for view in views if view.short]
+        views = []
+        short = False
+        for limit in limits:
+            view = _look(store, limits, limit, app, cost, clock)
+            views.append(view)
+            short = short or view.short
         if short:
-            return deny(views, short, views[-1].now, cost), views
+            return deny(views, views[-1].now, cost), views
         if claim(store, views, cost, clock):
             return Decision(True, 0.0, views, views[-1].now, cost), views
     raise outrun(store, app)
 
 
-def deny(views: "Sequence[View]", short: "Sequence[View]", now: int, cost: int) -> Decision:
-    """The denial, at ``now``, of a hit for which those views were short of room."""
+def deny(views: "Sequence[View]", now: int, cost: int) -> Decision:
+    """The denial, at ``now``, of a hit for which some of these views were short of room."""
     end = now + 1
-    for view in short:
-        # Hits of cost 1 wait for the first slot, which is known without sorting them all.
-        end = max(end, view.now + (view.next if cost == 1 else view.wait(cost)))
+    for view in views:
+        if view.short:
+            # Hits of cost 1 wait for the first slot, which is known without sorting them all.
+            end = max(end, view.now + (view.next if cost == 1 else view.wait(cost)))
     return Decision(False, (end - now) / 1e6, views, now, 0)
 
 

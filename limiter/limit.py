@@ -169,16 +169,12 @@ class Sliding(Limit):
         oldest = time_of(names[0])
         if oldest > max(now - self.window, 0) and time_of(names[-1]) <= now + self.window:
             return [], len(names), oldest + self.window - now
-        first, end = self._busy_range(now)
-        free = [name for name in names if name < first or name >= end]
-        used = len(names) - len(free)
-        if not used:
-            return free, 0, 0
-        if names[-1] < end:  # then the free ones come first
-            oldest = time_of(names[len(free)])
-        else:
-            oldest = time_of(self._busy(names, now)[0])
-        return free, used, oldest + self.window - now
+        since, until = self._busy_range(now)
+        first = _below(names, since)
+        end = len(names) if names[-1] < until else _below(names, until)
+        if first == end:
+            return names, 0, 0
+        return names[:first] + names[end:], end - first, time_of(names[first]) + self.window - now
 
     def taken(self, name: str, now: int, cost: int, held: bool) -> str:
         return stamp(now) + (_HELD if held else _SETTLED) + name[18:]
@@ -205,3 +201,15 @@ class Sliding(Limit):
         """
         first = now - self.window + 1
         return stamp(first if first > 0 else 1), stamp(now + self.window + 1)
+
+
+def _below(names: "list[str]", name: str) -> int:
+    """How many of the sorted names are smaller: bisect_left, without the module's import."""
+    low, high = 0, len(names)
+    while low < high:
+        middle = (low + high) // 2
+        if names[middle] < name:
+            low = middle + 1
+        else:
+            high = middle
+    return low

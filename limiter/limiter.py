@@ -60,7 +60,7 @@ class Limiter:
         if memory is not None:
             now = self._clock()
             if memory.denies(now, cost):
-                return deny(memory.views, memory.short, now, cost)
+                return deny(memory.views, now, cost)
             views = [view.at(now, cost) for view in memory.views]
             if not any([view.short for view in views]):
                 if claim(self._store, views, cost, self._clock):
@@ -138,11 +138,10 @@ class _Memory:
     ``_settled`` are held names that this Limiter itself wrote and will not give back.
     """
 
-    __slots__ = ("_settled", "_until", "cost", "short", "views")
+    __slots__ = ("_settled", "_until", "cost", "views")
 
     def __init__(self, views: "list[View]", cost: int, before: "_Memory | None") -> None:
         self.views = views
-        self.short = [view for view in views if view.short]
         self.cost = cost
         self._until = -1
         self._settled: set[str] = before._settled if before is not None else set()
@@ -161,11 +160,13 @@ class _Memory:
 
     def denies(self, now: int, cost: int) -> bool:
         """Whether it is certain, without looking, that such a hit must be denied."""
-        if not self.short or cost != self.cost or now < self.short[-1].now:
+        if cost != self.cost or now < self.views[-1].now:
             return False
         if self._until < 0:
             self._until = 0
-            for view in self.short:
+            for view in self.views:
+                if not view.short:
+                    continue
                 # A held name may yet be given back; one that has been settled will not.
                 held = [name for name in view.names() if is_held(name)]
                 if view.listed and self._settled.issuperset(held):

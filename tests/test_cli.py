@@ -65,14 +65,14 @@ def test_hit(run: Run, root: str) -> None:
         run("hit", "acme", **limits),
         0,
         "acme: allowed",
-        r"  2-per-3600s: 2 of 2 used, next free in 35\d\d\.\d{3} s",
+        r"  2-per-3600s: 2 of 2 used, next free in 3\d{3}\.\d{3} s",
     )
     denied = run("hit", "acme", **limits)
     judge(
         denied,
         1,
-        r"acme: denied, retry after 35\d\d\.\d{3} s",
-        r"  2-per-3600s: 2 of 2 used, next free in 35\d\d\.\d{3} s",
+        r"acme: denied, retry after 3\d{3}\.\d{3} s",
+        r"  2-per-3600s: 2 of 2 used, next free in 3\d{3}\.\d{3} s",
     )
     assert Limiter(root, "2/hour").peek("acme").remaining == 0
 
@@ -183,7 +183,7 @@ def test_show_of_a_sliding_limit(run: Run, root: str) -> None:
         run("show", "acme", LIMITER_LIMIT="20/hour"),
         0,
         f"acme in {root}",
-        r"  20-per-3600s: 12 of 20 used, next free in (2599|2600)\.\d{3} s",
+        r"  20-per-3600s: 12 of 20 used, next free in 2\d{3}\.\d{3} s",
         *map(re.escape, shown[2:]),
     )
     assert sorted(Path(root).rglob("*")) == before
@@ -208,7 +208,7 @@ def test_show_of_a_burst_limit(run: Run, root: str) -> None:
         run("show", "acme", LIMITER_LIMIT="1/hour burst 5"),
         0,
         f"acme in {root}",
-        r"  1-per-3600s-burst-5: 3 of 5 used, next free in 359\d\.\d{3} s",
+        r"  1-per-3600s-burst-5: 3 of 5 used, next free in 3\d{3}\.\d{3} s",
     )
 
 
@@ -293,6 +293,7 @@ def test_version(run: Run) -> None:
         ["serve", "--port", "x"],
         ["serve", "--port", "65536"],
         ["serve", "--port", "-1"],
+        ["serve", "--port", "\u0661"],
     ],
 )
 def test_bad_arguments(run: Run, root: str, arguments: list[str]) -> None:

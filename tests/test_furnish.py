@@ -18,7 +18,7 @@ from limiter.limiter import Limiter
 from limiter.notation import parse
 from limiter.store import Store, StoreError
 
-LIMITS = "3/minute;70/hour;4/minute fixed;5/minute burst 6"
+LIMITS = "3/minute;70/hour;4/3660 days fixed;5/day burst 6"
 FURNITURE = {
     "3-per-60s": ["0000000000.000000-0", "0000000000.000000-1", "0000000000.000000-2"],
     "4-per-60s-fixed": ["0000000000.000000-0"],
@@ -75,9 +75,13 @@ def test_a_hit_furnishes_all_its_limits(root: str) -> None:
     found = {
         path.name: sorted(map(number_of, os.listdir(path))) for path in Path(root, "acme").iterdir()
     }
-    burst = found.pop("5-per-60s-burst-6")
+    burst = found.pop("5-per-86400s-burst-6")
     assert len(burst) == 1
-    assert found == {"3-per-60s": [0, 1, 2], "70-per-3600s": list(range(64)), "4-per-60s-fixed": [1]}
+    assert found == {
+        "3-per-60s": [0, 1, 2],
+        "70-per-3600s": list(range(64)),
+        "4-per-316224000s-fixed": [1],
+    }
     assert os.listdir(root) == ["acme"]
 
 
@@ -122,7 +126,7 @@ def _before_rename(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None
 
 @pytest.mark.parametrize(
     "theirs",
-    [LIMITS, "3/minute", "70/hour", "4/minute fixed", "9/minute", "9/minute;3/minute;5/minute burst 6"],
+    [LIMITS, "3/minute", "70/hour", "4/3660 days fixed", "9/minute", "9/minute;3/minute;5/day burst 6"],
 )
 def test_the_loser_of_a_race_takes_what_the_winner_made(
     root: str, monkeypatch: pytest.MonkeyPatch, theirs: str
@@ -239,7 +243,7 @@ def test_a_missing_store_is_not_made(tmp_path: Path) -> None:
 
 def _furnish_all(root: str) -> None:
     for number in range(APPS):
-        if not Limiter(root, "9/hour;8/day fixed").hit(f"app{number}"):
+        if not Limiter(root, "9/hour;8/3660 days fixed").hit(f"app{number}"):
             os._exit(1)
 
 
@@ -256,11 +260,11 @@ def test_many_processes_furnish_the_same_applications(any_root: str) -> None:
     assert sorted(os.listdir(any_root)) == sorted(f"app{number}" for number in range(APPS))
     for number in range(APPS):
         app = f"{any_root}/app{number}"
-        assert sorted(os.listdir(app)) == ["8-per-86400s-fixed", "9-per-3600s"]
+        assert sorted(os.listdir(app)) == ["8-per-316224000s-fixed", "9-per-3600s"]
         slots = sorted(os.listdir(f"{app}/9-per-3600s"))
         assert sorted(map(number_of, slots)) == list(range(9))
         assert [slot.startswith("0000000000.") for slot in slots] == [True] + [False] * 8
-        assert list(map(number_of, os.listdir(f"{app}/8-per-86400s-fixed"))) == [8]
+        assert list(map(number_of, os.listdir(f"{app}/8-per-316224000s-fixed"))) == [8]
 
 
 # The default store
