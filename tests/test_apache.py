@@ -24,13 +24,13 @@ MESSAGES = {401: "Unauthorized", 429: "Too Many Requests"}
 # What differs between two answers of the same kind, or between one with a body and one without.
 PASSING = {"Date", "Transfer-Encoding", "Content-Length"}
 
+pytestmark = pytest.mark.one_python
+
 OWN = """\
 #!/usr/bin/python3
 from limiter.cgi import guard
 guard()
 import sys
-
-pytestmark = pytest.mark.one_python
 print("Content-Type: text/plain", end="\\n\\n")
 print("I read:", sys.stdin.read())
 """
