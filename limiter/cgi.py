@@ -49,9 +49,9 @@ def guard() -> "Decision | None":
     """Return if the hit is admitted; else answer 401, 429 or 500 and end the process.
 
     Call it before anything is printed: it writes the fields that tell where the limits stand, and the
-    script's own headers follow.  A script that goes on has its request's body as it came (and should
-    read it: see ``_drain``).  Returns the decision, or None if the store failed and LIMITER_ON_ERROR says
-    to admit.
+    script's own headers follow.  A script that goes on has its request's body as it came; under mod_cgid
+    it had better read it, or its answer may be lost (see ``_Body.drain``).  Returns the decision, or None
+    if the store failed and LIMITER_ON_ERROR says to admit.
     """
     environ = _environ()
     status, decision = _verdict(environ, None)

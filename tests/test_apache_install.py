@@ -534,13 +534,3 @@ def test_options() -> None:
     told = _run(install, "--help")
     assert (told.returncode, told.stderr) == (0, "")
     assert told.stdout.startswith(f"Usage: {install} [--dry-run] [--help]\n")
-
-
-@pytest.mark.parametrize("checker", ["shellcheck", "shfmt -d -i 2 -ci"])
-def test_script_is_clean(checker: str) -> None:
-    """As its own comment says."""
-    command = checker.split()
-    if not shutil.which(command[0]):
-        pytest.skip(f"{command[0]} is not installed (apt-get install {command[0]})")
-    done = _run(*command, REPOSITORY / "deploy/apache/install")
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
