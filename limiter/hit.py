@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 ROUNDS = 1000
 """Looks after each of which all slots went to other hits: so many in a row are no race any more."""
 
-# A claim that took longer than this part of the window is stamped anew.
+# A claim that took longer than this part of the window, and than these microseconds, is stamped anew.
 _STALL = 20
+_STALL_LEAST = 10_000
 
 
 def clock() -> int:
@@ -266,7 +267,7 @@ def _take(
     if not store.rename(directory, name, new):
         return None
     late = clock()
-    if late - now > view.limit.window // _STALL:
+    if late - now > _STALL_LEAST and late - now > view.limit.window // _STALL:
         # The hit is admitted only now, and must not be forgotten a window after then.
         again = view.limit.taken(name, late, cost, held)
         if store.rename(directory, new, again):

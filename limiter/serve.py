@@ -51,7 +51,7 @@ def serve(port: int) -> None:
                 f"Serving {directory}, limit {limits}, store {root}.  Ctrl-C ends it.\n"
                 "Try, in another terminal:\n\n"
                 f"  curl -i '{url}'\n"
-                f"  curl -s -w '%{{http_code}}\\n' '{url}&n=[1-11]'\n"
+                f"  curl -s -w ' %{{http_code}}\\n' '{url}&n=[1-11]'\n"
                 f"  {with_settings}python3 -m limiter show acme\n",
                 flush=True,
             )

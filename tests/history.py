@@ -33,11 +33,13 @@ _fork = multiprocessing.get_context("fork")
 class Admitted:
     """A hit that was admitted: the first and the last stamp it bore, by the directory of the slot.
 
-    They differ if it was stamped anew after a stall.  ``time`` is what its clock said at the claim.
+    They differ if it was stamped anew after a stall.  ``begun`` and ``time`` are what its clock said before
+    the first and the last claim.
     """
 
     first: int
     last: int
+    begun: int
     time: int
     name: str
 
@@ -57,6 +59,7 @@ class Recorder:
         self.history = History()
         self._renames: list[str] = []
         self._now = 0
+        self._begun = 0
         self._claimed_at = 0
         self.limiter = Limiter(root, limits, clock=self._clock)
         self._rename, Store.rename = Store.rename, self._recording_rename()  # type: ignore[assignment, method-assign]
@@ -71,7 +74,8 @@ class Recorder:
             if not self._rename(store, directory, old, new):
                 return False
             if not self._renames:
-                self._claimed_at = claimed_at
+                self._begun = claimed_at
+            self._claimed_at = claimed_at
             self._renames.append(new)
             return True
 
@@ -83,7 +87,7 @@ class Recorder:
         allowed = bool(self.limiter.hit(app))
         if allowed:
             first, last = self._renames[0], self._renames[-1]
-            hit = Admitted(time_of(first), time_of(last), self._claimed_at, last)
+            hit = Admitted(time_of(first), time_of(last), self._begun, self._claimed_at, last)
             self.history.admitted.append(hit)
         else:
             self.history.denied.append(self._now)
@@ -196,10 +200,10 @@ def _each_full(limit: Limit, times: Numbers, counted: Numbers) -> None:
 
 
 def _judge_empty_bucket(limit: Burst, history: History) -> None:
-    hits = sorted(history.admitted, key=lambda hit: hit.time)
+    hits = sorted(history.admitted, key=lambda hit: hit.begun)
     # Names compare as arrival times do: at each moment the greatest so far is the bucket's state.
     names = list(accumulate((hit.name for hit in hits), max))
-    latest = np.searchsorted([hit.time for hit in hits], history.denied, "right") - 1
+    latest = np.searchsorted([hit.begun for hit in hits], history.denied, "right") - 1
     arrival = np.array([time_of(name) for name in names])[latest]
     rest = np.array([number_of(name) for name in names])[latest]
     debt = (arrival - np.asarray(history.denied)) * limit.rate + rest

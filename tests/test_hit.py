@@ -252,6 +252,22 @@ def test_a_stalled_claim_is_stamped_anew(root: str) -> None:
     assert len(store.renames) == 1, "one that did not stall is left as it is"
 
 
+def test_in_a_short_window_a_claim_is_not_a_stall(root: str) -> None:
+    """A bucket that fills in 50 microseconds would else have every hit renamed twice."""
+    now = NOW
+    store = LaggingStore(root)
+
+    def take_a_while() -> None:
+        nonlocal now
+        now += 10_000
+
+    _hit(store, "20000/second burst 1", now=NOW - 1_000_000)
+    store.renames.clear()
+    store.before_rename = [take_a_while]
+    assert hit(store, parse("20000/second burst 1"), "acme", 1, lambda: now)[0]
+    assert len(store.renames) == 1
+
+
 def test_a_claim_stalled_for_a_window_is_not_stamped_on_another_hit(root: str) -> None:
     """Its slot has been free meanwhile and taken again: both hits are as their stamps say."""
     now = NOW
