@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something of the machine, and nothing of the limiter.
+settings.register_profile("limiter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("limiter")
 
 REPOSITORY = Path(__file__).parents[1]
 PYTHON = "/usr/bin/python3"
