@@ -9,6 +9,8 @@ import re
 import subprocess
 import tempfile
 
+from limiter.response import INTERNAL_SERVER_ERROR, body
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -105,7 +107,7 @@ class _MalformedError(Exception):
 
 def _body(environ: "WSGIEnvironment") -> "IO[bytes]":
     """The request's body as a file: a script need not read it, and none then blocks the other."""
-    body = tempfile.TemporaryFile()  # noqa: SIM115 (the script's process takes it over)
+    spooled = tempfile.TemporaryFile()  # noqa: SIM115 (the script's process takes it over)
     length = environ.get("CONTENT_LENGTH") or "0"
     missing = int(length) if _LENGTH.fullmatch(length) else 0
     while missing:
@@ -113,16 +115,16 @@ def _body(environ: "WSGIEnvironment") -> "IO[bytes]":
         if not part:
             break
         missing -= len(part)
-        body.write(part)
-    body.seek(0)
-    return body
+        spooled.write(part)
+    spooled.seek(0)
+    return spooled
 
 
-def _run(script: str, variables: "dict[bytes, bytes]", body: "IO[bytes]") -> "subprocess.Popen[bytes]":
-    with body:
+def _run(script: str, variables: "dict[bytes, bytes]", stdin: "IO[bytes]") -> "subprocess.Popen[bytes]":
+    with stdin:
         return subprocess.Popen(
             [script],
-            stdin=body,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             cwd=os.path.dirname(script),
             env=variables,
@@ -194,12 +196,12 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 def _refuse(environ: "WSGIEnvironment", start_response: "StartResponse", status: str) -> "list[bytes]":
     """Answer for a script that is not run, in the form in which the scripts answer."""
-    body = f'{{"message": "{status[4:]}"}}'.encode()
+    message = body(status)
     fields = [("Content-Type", "application/json; charset=utf-8"), ("Cache-Control", "no-store")]
-    start_response(status, [*fields, ("Content-Length", str(len(body)))])
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+    start_response(status, [*fields, ("Content-Length", str(len(message)))])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]
 
 
 def _fail(environ: "WSGIEnvironment", start_response: "StartResponse", why: str) -> "list[bytes]":
     print(f"limiter: {why}", file=environ["wsgi.errors"])
-    return _refuse(environ, start_response, "500 Internal Server Error")
+    return _refuse(environ, start_response, INTERNAL_SERVER_ERROR)

@@ -30,6 +30,11 @@ def fields(decision: Decision) -> bytes:
     return f"RateLimit-Policy: {', '.join(policies)}\nRateLimit: {', '.join(standings)}\n".encode()
 
 
+def body(status: str) -> bytes:
+    """The JSON that goes with a status: ``{"message": "Too Many Requests"}``."""
+    return f'{{"message": "{status[4:]}"}}'.encode()
+
+
 def answer(status: str, decision: "Decision | None", head: bool) -> bytes:
     """A whole response; ``head`` leaves out the body, as HEAD asks."""
     lines = fields(decision) if decision is not None else b""
@@ -37,12 +42,11 @@ def answer(status: str, decision: "Decision | None", head: bool) -> bytes:
         lines = b'WWW-Authenticate: AppId realm="limiter"\n'
     elif status is TOO_MANY_REQUESTS and decision is not None:
         lines += b"Retry-After: %d\n" % _retry_after(decision)
-    body = f'{{"message": "{status[4:]}"}}'.encode()
     return b"Status: %b\n%bContent-Type: %b\nCache-Control: no-store\n\n%b" % (
         status.encode(),
         lines,
         b"application/json; charset=utf-8",
-        b"" if head else body,
+        b"" if head else body(status),
     )
 
 

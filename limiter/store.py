@@ -45,11 +45,6 @@ import posix
 
 _APP = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
-# Of st_mode, as in the module stat, whose import would cost more than these lines.
-_TYPE = 0o170000
-_DIRECTORY = 0o040000
-_WRITABLE = 0o022  # by group or others
-
 
 class StoreError(OSError):
     """The store has failed: ``errno``, ``strerror`` and ``path`` say how and where."""
