@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import REPOSITORY, new_root
+from tests.places import REPOSITORY, new_root
 
 MPMS = ("event", "prefork")
 

@@ -34,9 +34,8 @@ from limiter.hit import Decision, clock, hit
 from limiter.limiter import Limiter
 from limiter.notation import parse
 from limiter.store import Store
+from tests.places import PYTHON, REPOSITORY, install
 
-REPOSITORY = Path(__file__).parents[1]
-PYTHON = "/usr/bin/python3"
 MEMORY = "/dev/shm"
 DISK = "/var/tmp"
 ROUNDS = 200
@@ -214,7 +213,8 @@ class Player:
 def requests(rounds: int) -> Iterator[Row]:
     """A request to check.py against an interpreter that starts and does nothing."""
     with new_directory("/tmp") as place, new_directory(MEMORY) as root:
-        script = install(place)
+        install(Path(place))
+        script = f"{place}/cgi-bin/check.py"
         full = new_store(root)
         # Used in turn: so many stores that none gets more than a few requests in a second.
         others = cycle([new_store(root) for _ in range(32)])
@@ -244,16 +244,6 @@ def requests(rounds: int) -> Iterator[Row]:
         for name, command, store in zip(names, (request, request, plain), (next(others), hourly, full)):
             ratio = instructions(command, store) / base
             yield Row(f"{name}: instructions", ratio, "x -I -S -c pass")
-
-
-def install(place: str) -> str:
-    """A copy of the package and cgi-bin as the installer lays them out, precompiled; its check.py."""
-    for name in ("limiter", "cgi-bin"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / name, f"{place}/{name}", ignore=ignored)
-    compile_all = [PYTHON, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
-    subprocess.run([*compile_all, f"{place}/limiter"], check=True)
-    return f"{place}/cgi-bin/check.py"
 
 
 def new_store(parent: str, limit: str = "10/second") -> dict[str, str]:

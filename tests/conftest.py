@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.places import install, new_root
+
 # How long an example takes says something of the machine, and nothing of the limiter.
 settings.register_profile("limiter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("limiter")
-
-REPOSITORY = Path(__file__).parents[1]
-PYTHON = "/usr/bin/python3"
-"""The interpreter that the CGI scripts name in their first line."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,13 +28,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if session.config.getoption("--no-skips") and reporter and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def new_root(place: str) -> Path:
-    """An empty directory there that anyone may enter (Apache's user, too)."""
-    root = Path(tempfile.mkdtemp(prefix="limiter-test-", dir=place))
-    root.chmod(0o755)
-    return root
 
 
 @pytest.fixture
@@ -61,10 +50,16 @@ def any_root(request: pytest.FixtureRequest) -> Iterator[str]:
 def installed() -> Iterator[Path]:
     """A copy of the package and cgi-bin as the installer lays them out, precompiled."""
     path = new_root("/tmp")
-    for name in ("limiter", "cgi-bin"):
-        shutil.copytree(REPOSITORY / name, path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    compile_all = [PYTHON, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
-    subprocess.run([*compile_all, path / "limiter"], check=True)
+    install(path)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def copy(installed: Path) -> Iterator[Path]:
+    """A copy of the installation that a test may spoil."""
+    path = new_root("/tmp")
+    shutil.copytree(installed, path, dirs_exist_ok=True)
     yield path
     shutil.rmtree(path)
 

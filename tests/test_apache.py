@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.apache import MPMS, Reply, Server, apache
-from tests.conftest import REPOSITORY, new_root
+from tests.places import REPOSITORY, new_root
 
 CHECK = "/cgi-bin/check.py"
 # The same bytes from check.py itself as from Apache in its stead.

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.apache import MPMS, Reply, ask, free_port
-from tests.conftest import PYTHON, REPOSITORY, new_root
+from tests.places import PYTHON, REPOSITORY, new_root
 
 pytestmark = pytest.mark.one_python
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from limiter.bridge import Bridge
-from tests.conftest import PYTHON, new_root
+from tests.places import PYTHON, new_root
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # WebOb imports the old module cgi

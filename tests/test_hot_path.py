@@ -16,7 +16,7 @@ import pytest
 from limiter.limit import SEGMENT
 from limiter.limiter import Limiter
 from tests.benchmark import Player, calls_of_first_hit, instructions
-from tests.conftest import PYTHON, new_root
+from tests.places import PYTHON, new_root
 
 pytestmark = pytest.mark.one_python
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import limiter
 import limiter.hit
 import limiter.limiter
 import limiter.store
-from tests.conftest import PYTHON, new_root
+from tests.places import PYTHON
 
 CGI = ["limit", "store", "notation", "hit", "request", "response", "settings", "cgi"]
 
@@ -77,19 +77,10 @@ def test_every_module_says_what_it_is(name: str) -> None:
 # Preloading
 
 
-@pytest.fixture
-def home(installed: Path) -> Iterator[Path]:
-    """A copy of the installation that a test may spoil."""
-    path = new_root("/tmp")
-    shutil.copytree(installed, path, dirs_exist_ok=True)
-    yield path
-    shutil.rmtree(path)
-
-
-def report(home: Path, how: str = "preload") -> list[list[str]]:
+def report(copy: Path, how: str = "preload") -> list[list[str]]:
     """Modules that were preloaded, then all that a request has loaded, then those that it should not."""
     ended = subprocess.run(
-        [PYTHON, "-ISB", "-c", REPORT, str(home), how],
+        [PYTHON, "-ISB", "-c", REPORT, str(copy), how],
         env={},
         capture_output=True,
         text=True,
@@ -99,30 +90,30 @@ def report(home: Path, how: str = "preload") -> list[list[str]]:
     return [line.split() for line in ended.stdout.split("\n")[:3]]
 
 
-def check(home: Path, root: str) -> bytes:
+def check(copy: Path, root: str) -> bytes:
     """The first line of what check.py answers, if it is well."""
     environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root, "LIMITER_LIMIT": "5/hour"}
-    ended = subprocess.run([home / "cgi-bin/check.py"], env=environ, capture_output=True, check=True)
+    ended = subprocess.run([copy / "cgi-bin/check.py"], env=environ, capture_output=True, check=True)
     assert ended.stderr == b""
     return ended.stdout.partition(b"\n")[0]
 
 
-def test_preload_takes_all_that_a_request_needs(home: Path, root: str) -> None:
+def test_preload_takes_all_that_a_request_needs(copy: Path, root: str) -> None:
     """In one go and in the right order, and nothing that is slow to load."""
-    assert report(home) == [CGI, CGI, []]
-    assert check(home, root) == b"Status: 200 OK"
+    assert report(copy) == [CGI, CGI, []]
+    assert check(copy, root) == b"Status: 200 OK"
 
 
-def test_without_preload_the_same_is_loaded(home: Path) -> None:
+def test_without_preload_the_same_is_loaded(copy: Path) -> None:
     """So that none is preloaded that is not needed, and none forgotten."""
-    preloaded, loaded, _ = report(home, "import")
+    preloaded, loaded, _ = report(copy, "import")
     assert preloaded == []
     assert sorted(loaded) == sorted(CGI)
 
 
-def compiled(home: Path, name: str) -> Path:
+def compiled(copy: Path, name: str) -> Path:
     """The compiled file of a module."""
-    (path,) = (home / "limiter/__pycache__").glob(f"{name}.*.pyc")
+    (path,) = (copy / "limiter/__pycache__").glob(f"{name}.*.pyc")
     return path
 
 
@@ -156,40 +147,40 @@ def _short(path: Path) -> None:
 @pytest.mark.parametrize("spoil", [_missing, _another_version, _checked, _by_time, _empty, _short])
 @pytest.mark.parametrize("name", [CGI[0], CGI[3], CGI[-1]])
 def test_preload_leaves_the_rest_to_the_import_system(
-    home: Path, root: str, spoil: Callable[[Path], None], name: str
+    copy: Path, root: str, spoil: Callable[[Path], None], name: str
 ) -> None:
     """From the first file on that is not this interpreter's own and unchecked; the answer is the same."""
-    spoil(compiled(home, name))
-    preloaded, loaded, _ = report(home)
+    spoil(compiled(copy, name))
+    preloaded, loaded, _ = report(copy)
     assert preloaded == CGI[: CGI.index(name)]
     assert sorted(loaded) == sorted(CGI)
-    assert check(home, root) == b"Status: 200 OK"
+    assert check(copy, root) == b"Status: 200 OK"
 
 
-def test_without_any_compiled_file(home: Path, root: str) -> None:
+def test_without_any_compiled_file(copy: Path, root: str) -> None:
     """As in a fresh checkout."""
-    shutil.rmtree(home / "limiter/__pycache__")
-    assert report(home)[0] == []
-    assert check(home, root) == b"Status: 200 OK"
+    shutil.rmtree(copy / "limiter/__pycache__")
+    assert report(copy)[0] == []
+    assert check(copy, root) == b"Status: 200 OK"
 
 
-def test_an_unchecked_file_is_believed(home: Path, root: str) -> None:
+def test_an_unchecked_file_is_believed(copy: Path, root: str) -> None:
     """That is what it says: a source that changes must be compiled anew."""
-    source = home / "limiter/response.py"
+    source = copy / "limiter/response.py"
     source.write_text(source.read_text().replace("200 OK", "299 Changed"))
-    assert check(home, root) == b"Status: 200 OK"
-    compiled(home, "response").unlink()
-    assert check(home, root) == b"Status: 299 Changed"
+    assert check(copy, root) == b"Status: 200 OK"
+    compiled(copy, "response").unlink()
+    assert check(copy, root) == b"Status: 299 Changed"
 
 
-def test_the_header_of_a_compiled_file(home: Path) -> None:
+def test_the_header_of_a_compiled_file(copy: Path) -> None:
     """What the installer makes is what preload trusts (PEP 552)."""
     for name in CGI:
-        header = compiled(home, name).read_bytes()[:8]
+        header = compiled(copy, name).read_bytes()[:8]
         assert header[2:] == b"\r\n\1\0\0\0"
         assert MAGIC_NUMBER[2:] == b"\r\n"
 
 
-def test_no_module_is_too_long_to_be_preloaded(home: Path) -> None:
+def test_no_module_is_too_long_to_be_preloaded(copy: Path) -> None:
     """They are read in one call."""
-    assert max(compiled(home, name).stat().st_size for name in CGI) < 65536
+    assert max(compiled(copy, name).stat().st_size for name in CGI) < 65536

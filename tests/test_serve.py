@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from limiter.limiter import Limiter
-from tests.conftest import clean_environ, new_root
+from tests.conftest import clean_environ
+from tests.places import new_root
 
 URL = re.compile(r"http://127\.0\.0\.1:([0-9]+)(/cgi-bin/check\.py\?app_id=acme)")
 DEADLINE = 30
@@ -27,15 +28,6 @@ DEADLINE = 30
 def elsewhere() -> Iterator[Path]:
     """A directory from which to start, and for temporary files."""
     path = new_root("/tmp")
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def copy(installed: Path) -> Iterator[Path]:
-    """A copy of the installation that a test may spoil."""
-    path = new_root("/tmp")
-    shutil.copytree(installed, path, dirs_exist_ok=True)
     yield path
     shutil.rmtree(path)
 

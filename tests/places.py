@@ -1,0 +1,27 @@
+"""Where things are, and a copy of them to try: what the tests and the benchmark share."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+PYTHON = "/usr/bin/python3"
+"""The interpreter that the CGI scripts name in their first line."""
+
+
+def new_root(place: str) -> Path:
+    """An empty directory there that anyone may enter (Apache's user, too)."""
+    root = Path(tempfile.mkdtemp(prefix="limiter-test-", dir=place))
+    root.chmod(0o755)
+    return root
+
+
+def install(place: Path) -> None:
+    """Copy the package and cgi-bin there as the installer lays them out, precompiled."""
+    for name in ("limiter", "cgi-bin"):
+        shutil.copytree(REPOSITORY / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    compile_all = [PYTHON, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    subprocess.run([*compile_all, place / "limiter"], check=True)
