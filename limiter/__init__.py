@@ -9,34 +9,30 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Decision", "Limiter", "Quota", "StoreError"]
 
-# What a CGI request imports, in the order in which these need each other.
-_CGI = ("limit", "store", "notation", "hit", "request", "response", "settings", "cgi")
 
+def preload(bundle: str) -> None:
+    """Load the modules of a CGI script from their bundle (``limiter.bundle``).  For one request only.
 
-def preload() -> None:
-    """Import the modules of a CGI request straight from their compiled files.
-
-    The import system spends as long on finding a module as the module's own code takes, a tenth of the
-    whole request for all of them.  As it does, this trusts only files of this interpreter's version that
-    say that they need no checking (PEP 552, unchecked hash); at any other it leaves the rest to it.
+    A bundle that is missing, or another version's, leaves them to the import system.
     """
+    import gc
     import marshal
     import posix
     import sys
 
+    gc.disable()  # what is gone with the process need not be collected before
     trusted = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER + b"\1\0\0\0"
-    for name in _CGI:
-        try:
-            file = posix.open(f"{__path__[0]}/__pycache__/{name}.{sys.implementation.cache_tag}.pyc", 0)
-            data = posix.read(file, 65536)
-            posix.close(file)
-        except OSError:
-            return
-        if data[:8] != trusted:
-            return
-        module = type(sys)(f"limiter.{name}")
-        sys.modules[module.__name__] = module
-        exec(marshal.loads(data[16:]), module.__dict__)
+    try:
+        file = posix.open(f"{__path__[0]}/__pycache__/{bundle}.{sys.implementation.cache_tag}.bundle", 0)
+        data = posix.read(file, 1_000_000)
+        posix.close(file)
+    except OSError:
+        return
+    if data[:8] != trusted:
+        return
+    for name, code in marshal.loads(data[16:]):
+        module = sys.modules[name] = type(sys)(name)
+        exec(code, module.__dict__)
 
 
 def __getattr__(name: str) -> object:

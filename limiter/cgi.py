@@ -9,26 +9,23 @@ The client gets a status, JSON and no reason; the reason of a 500 is one line on
 import posix
 import sys
 
-from limiter.hit import clock, hit
+from limiter import deadline
+from limiter.hit import clock
+from limiter.hit import hit as hit_once
 from limiter.notation import parse
-from limiter.request import find_app_id
-from limiter.response import (
-    INTERNAL_SERVER_ERROR,
-    OK,
-    TOO_MANY_REQUESTS,
-    UNAUTHORIZED,
-    answer,
-    fields,
-)
-from limiter.settings import admits_on_error, limits, root
+from limiter.request import Key
+from limiter.response import INTERNAL_SERVER_ERROR, OK, answer, header, standings
+from limiter.settings import Settings
 from limiter.store import Store, StoreError
+from limiter.verdict import describe, fail, judge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import NoReturn
 
     from limiter.hit import Decision
+    from limiter.verdict import Verdict
 
 _FORM = b"application/x-www-form-urlencoded"
 _FORM_MOST = 65536
@@ -41,8 +38,14 @@ def check() -> "NoReturn":
     """
     environ = _environ()
     body = _Body(environ)
-    status, decision = _verdict(environ, body)
-    _end(environ, body, status, decision)
+
+    def call(settings: Settings, decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
+        def late(error: StoreError) -> "NoReturn":
+            _end(environ, body, *fail(settings, error, log))
+
+        return deadline.watch(settings.timeout, late, decide, *arguments)
+
+    _end(environ, body, *_verdict(environ, body, call))
 
 
 def guard() -> "Decision | None":
@@ -53,13 +56,33 @@ def guard() -> "Decision | None":
     it had better read it, or its answer may be lost (see ``_Body.drain``).  Returns the decision, or None
     if the store failed and LIMITER_ON_ERROR says to admit.
     """
-    environ = _environ()
-    status, decision = _verdict(environ, None)
+    return admit(_environ())
+
+
+def admit(environ: "Mapping[bytes, bytes]") -> "Decision | None":
+    """Do what ``guard`` does, by these settings and this request."""
+
+    def call(settings: Settings, decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
+        return deadline.call(settings.timeout, decide, *arguments)
+
+    status, decision = _verdict(environ, None, call)
     if status is not OK:
         _end(environ, _Body(environ), status, decision)
-    if decision is not None:
-        _write(fields(decision))
+    _write(header(standings(decision)))
     return decision
+
+
+def refuse(environ: "Mapping[bytes, bytes]", status: str) -> "NoReturn":
+    """Answer that status, whatever the limits, and end the process."""
+    _end(environ, _Body(environ), status, None)
+
+
+def log(reason: str) -> None:
+    """Write one line on standard error, whatever the reason's text."""
+    try:
+        posix.write(2, f"limiter: {reason}"[:2000].encode("unicode_escape") + b"\n")
+    except OSError:
+        pass  # there is nobody left to tell
 
 
 class _Body:
@@ -101,26 +124,31 @@ class _Body:
         return part
 
 
-def _verdict(environ: "Mapping[bytes, bytes]", body: "_Body | None") -> "tuple[str, Decision | None]":
+def _verdict(
+    environ: "Mapping[bytes, bytes]", body: "_Body | None", call: "Callable[..., Verdict]"
+) -> "Verdict":
     """The status to answer, and the decision if there is one.  Never raises."""
-    verdict = INTERNAL_SERVER_ERROR
     try:
-        if admits_on_error(environ):
-            verdict = OK
+        settings = Settings(environ)
+        key = Key(settings.key, settings.proxies)
+    except ValueError as error:
+        log(describe(error))
+        return INTERNAL_SERVER_ERROR, None
+
+    def find() -> "str | None":
         texts = [environ.get(b"QUERY_STRING", b"")]
         if body is not None:
             texts.append(body.form())
-        app_id = find_app_id(*texts)
-        if app_id is None:
-            return UNAUTHORIZED, None
-        decision, _ = hit(Store(root(environ)), parse(limits(environ)), app_id, 1, clock)
-        return (OK if decision else TOO_MANY_REQUESTS), decision
-    except StoreError as error:
-        _log(error)
-        return verdict, None
-    except Exception as error:
-        _log(error)
-        return INTERNAL_SERVER_ERROR, None
+        return key.find(environ.get, *texts)
+
+    def hit(limits: str, app_id: str) -> "Decision":
+        decision, _ = hit_once(Store(settings.root()), parse(limits), app_id, 1, clock)
+        return decision
+
+    def bounded(decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
+        return call(settings, decide, *arguments)
+
+    return judge(settings, find, hit, bounded, log)
 
 
 def _environ() -> "Mapping[bytes, bytes]":
@@ -134,6 +162,7 @@ def _end(
 ) -> "NoReturn":
     _write(answer(status, decision, environ.get(b"REQUEST_METHOD") == b"HEAD"))
     body.drain()
+    deadline.hang_up()
     # Nothing is left to be flushed or closed, and an orderly end would cost a tenth of the whole.
     posix._exit(0)
 
@@ -143,14 +172,5 @@ def _write(data: bytes) -> None:
         while data:
             data = data[posix.write(1, data) :]
     except OSError as error:
-        _log(error)
+        log(describe(error))
         posix._exit(0)
-
-
-def _log(error: Exception) -> None:
-    """One line on standard error, whatever the error's text."""
-    line = f"limiter: {type(error).__name__}: {error}"[:2000]
-    try:
-        posix.write(2, line.encode("unicode_escape") + b"\n")
-    except OSError:
-        pass  # there is nobody left to tell

@@ -1,16 +1,22 @@
-"""The command line: ``python3 -m limiter serve | hit | show``."""
+"""The command line: ``python3 -m limiter serve | hit | show | apps | compile``."""
 
 import argparse
 import os
+import platform
 import signal
 import sys
 from datetime import datetime, timedelta, timezone
 
 import limiter
-from limiter import settings
+from limiter import bundle, register
 from limiter.hit import Decision
 from limiter.limiter import Limiter
+from limiter.notation import parse
+from limiter.owner import become_owner
+from limiter.request import Key
 from limiter.serve import HOST, serve
+from limiter.settings import Settings
+from limiter.store import is_app
 
 _SETTINGS = """\
 settings (environment variables):
@@ -19,7 +25,27 @@ settings (environment variables):
   LIMITER_LIMIT     the limits, ';' between several, such as '100/minute;1000/hour',
                     '10 per 2 seconds', '5000/hour fixed', '5/second burst 20'
                     (default: 10/second)
+  LIMITER_APPS      the register, a directory: see 'apps --help'
+                    (default: none, every app_id has LIMITER_LIMIT)
+  LIMITER_KEY       where a request's app_id comes from: a parameter's name,
+                    header:NAME or env:NAME (default: app_id)
+  LIMITER_TRUSTED_PROXIES
+                    addresses and networks whose X-Forwarded-For tells who asks,
+                    with LIMITER_KEY=env:REMOTE_ADDR (default: none)
+  LIMITER_MODE      enforce, shadow (admit, and log what would have been denied)
+                    or off (default: enforce)
   LIMITER_ON_ERROR  deny or admit when the store fails (default: deny)
+  LIMITER_TIMEOUT   seconds after which a silent store has failed (default: 2)
+"""
+_REGISTER = """\
+LIMITER_APPS names the register, a directory of symbolic links: acme -> 100/second.  A limit of
+0/second bans, and unlimited frees.  Who is not in it has the limits of .default, and gets 401
+if there is none.  A change holds at the next request.
+
+exit status:
+  0  done
+  1  remove: there is no such app_id
+  2  it could not be done
 """
 _LAST_HITS = 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -37,13 +63,13 @@ def main() -> int:
             return 0
         # Output that nobody reads is the end, as for other tools; a server's must not be.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        settings.admits_on_error(os.environb)  # of no use here, but a mistake is one anywhere
-        root = settings.root(os.environb)
-        chosen = Limiter(root, settings.limits(os.environb))
-        if arguments.command == "hit":
-            _become_owner(root)
-            return _hit(chosen, arguments.app)
-        return _show(chosen, arguments.app, root)
+        if arguments.command == "compile":
+            return _compile()
+        settings = Settings(os.environb)
+        Key(settings.key, settings.proxies)  # of no use here, but a mistake is one anywhere
+        if arguments.command == "apps":
+            return _apps(arguments, settings)
+        return _hit_or_show(arguments, settings)
     except (ValueError, OSError) as error:
         print(f"limiter: {error}", file=sys.stderr)
         return 2
@@ -90,25 +116,80 @@ def _parser() -> argparse.ArgumentParser:
     )
     for parser_with_app in (hitting, showing):
         parser_with_app.add_argument("app", metavar="APP", help="the app_id")
+    apps = command("apps", "list, set or remove who may ask, and how often", _REGISTER)
+    verbs = apps.add_subparsers(dest="verb", required=True, metavar="list|set|remove")
+    verbs.add_parser("list", help="show every app_id and its limits")
+    setting = verbs.add_parser("set", help="add one, or change its limits; holds at the next request")
+    setting.add_argument("app", metavar="APP", help="an app_id, or .default for everybody else")
+    setting.add_argument(
+        "limits", metavar="LIMITS", help="such as '100/second;5000/hour', 0/second or unlimited"
+    )
+    removing = verbs.add_parser("remove", help="remove one: it then has .default's limits, or gets 401")
+    removing.add_argument("app", metavar="APP", help="an app_id, or .default")
+    command(
+        "compile",
+        "compile the package for CGI scripts, after every update of it or of Python",
+        "Run it with the Python that the scripts name in their first line, as the owner of the files.\n",
+    )
     return parser
+
+
+def _compile() -> int:
+    bundle.compile_all()
+    print(f"Compiled {bundle.HERE} for {platform.python_implementation()} {platform.python_version()}")
+    return 0
+
+
+def _apps(arguments: argparse.Namespace, settings: Settings) -> int:
+    if not settings.apps:
+        raise ValueError("LIMITER_APPS is not set (set it to the register's directory)")
+    if arguments.verb == "list":
+        for name, limits in register.entries(settings.apps):
+            print(f"{name}\t{limits}")
+        return 0
+    if not is_app(arguments.app) and arguments.app != register.DEFAULT:
+        raise ValueError(
+            f"app_id {arguments.app!r:.200}: expected 1 to 64 letters, digits, '.', '_' and '-',"
+            f" beginning with a letter or a digit, or {register.DEFAULT}"
+        )
+    if arguments.verb == "set":
+        if arguments.limits != register.UNLIMITED:
+            parse(arguments.limits)
+        register.put(settings.apps, arguments.app, arguments.limits)
+        return 0
+    if register.remove(settings.apps, arguments.app):
+        return 0
+    print(f"limiter: {arguments.app} is not in the register {settings.apps}", file=sys.stderr)
+    return 1
+
+
+def _hit_or_show(arguments: argparse.Namespace, settings: Settings) -> int:
+    app = arguments.app
+    limits = _limits_of(app, settings)
+    if limits == register.UNLIMITED:
+        print(f"{app}: unlimited")
+        return 0
+    root = settings.root()
+    chosen = Limiter(root, limits)
+    if arguments.command == "hit":
+        become_owner(root)
+        return _hit(chosen, app)
+    return _show(chosen, app, root)
+
+
+def _limits_of(app: str, settings: Settings) -> str:
+    if not settings.apps or not is_app(app):
+        return settings.limits
+    entry = register.look_up(settings.apps, app)
+    if entry is None:
+        raise ValueError(f"{app} is not in the register {settings.apps}, which has no .default (401)")
+    return entry[1]
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 65535")
     return int(text)
-
-
-def _become_owner(root: str) -> None:
-    """What root made in the store, its owner could not rename: root acts as the owner."""
-    try:
-        owner = os.stat(root)
-    except OSError:
-        return  # the hit itself will say what is wrong
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        os.setgroups([])
-        os.setgid(owner.st_gid)
-        os.setuid(owner.st_uid)
 
 
 def _hit(chosen: Limiter, app: str) -> int:

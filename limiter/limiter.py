@@ -55,12 +55,12 @@ class Limiter:
         ``cost`` is how many hits it counts as, at least 1.  Raises ValueError for a bad app_id or
         cost, StoreError if the store fails: it is then unknown whether the hit was counted.
         """
-        _check(app_id, cost)
+        denial = self.recall(app_id, cost)
+        if denial is not None:
+            return denial
         memory = self._memory.get(app_id)
         if memory is not None:
             now = self._clock()
-            if memory.denies(now, cost):
-                return deny(memory.views, now, cost)
             views = [view.at(now, cost) for view in memory.views]
             if not any([view.short for view in views]):
                 if claim(self._store, views, cost, self._clock):
@@ -71,6 +71,19 @@ class Limiter:
             self._memory.clear()
         self._memory[app_id] = _Memory(views, cost, memory)
         return decision
+
+    def recall(self, app_id: str, cost: int = 1) -> "Decision | None":
+        """The denial of such a hit if it is certain without asking the store, from memory alone.
+
+        Else None: only ``hit`` can tell.  Raises ValueError as ``hit`` does.
+        """
+        _check(app_id, cost)
+        memory = self._memory.get(app_id)
+        if memory is not None:
+            now = self._clock()
+            if memory.denies(now, cost):
+                return deny(memory.views, now, cost)
+        return None
 
     def peek(self, app_id: str, cost: int = 1) -> Decision:
         """What a hit would be answered now; counts and writes nothing.  Raises as ``hit`` does."""

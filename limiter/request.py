@@ -1,29 +1,135 @@
-"""Who asks: the app_id in a query string or a form body.  Pure.
+"""Who asks: the id in a parameter, a header or a variable of a request.  Pure.
 
-Both are ``application/x-www-form-urlencoded`` (WHATWG URL Standard, 5.1): pairs between ``&``, with
-``+`` for a blank and ``%XX`` for any byte.  An app_id given twice, in whatever spelling, is none: an
-application behind the limiter might believe the other one.
+A parameter stands in a query string or a form body, which are both ``application/x-www-form-urlencoded``
+(WHATWG URL Standard, 5.1): pairs between ``&``, with ``+`` for a blank and ``%XX`` for any byte.  One that
+is given twice is none: an application behind the limiter might believe the other one.  Applications differ
+in what they take for the same name, so for the count every name does that any of them may take for it::
+
+    app.id  app[id  app+id  +app_id  app_id%00x    PHP
+    app_id[]  app_id[a][b]                         PHP, Rack, qs
+    [app_id]  ]app_id  app_id]                     Rack 2, qs
+    app_id.x                                       qs, Spring, ASP.NET
+    app_id:int                                     Zope
+    App_Id                                         ASP.NET, ColdFusion
+    x=1;app_id=2                                   Perl's CGI.pm, Rack 2, older Pythons
+    %u0061pp_id                                    Perl's CGI.pm, ASP
+    ?app_id                                        URLSearchParams
+
+These only count.  The id itself is believed under its exact name alone.
 """
 
 from limiter.store import is_app
 
-_NAME = b"app_id"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_ALPHANUMERIC = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_PLAIN = _ALPHANUMERIC + b"_-"
+"""Bytes that every application takes for themselves in a name."""
 _HEXADECIMAL = b"0123456789abcdefABCDEF"
 
+_KINDS = {
+    "": (b"._-", "a parameter's name (letters, digits and any of ._-), header:NAME or env:NAME"),
+    "header:": (
+        b"-",
+        "a header's name of letters, digits and '-' (others are dropped or confused on the way)",
+    ),
+    "env:": (b"_", "a variable's name of letters, digits and '_'"),
+}
+_NO_PREFIX = (b"CONTENT_TYPE", b"CONTENT_LENGTH")
 
-def find_app_id(*texts: bytes) -> "str | None":
-    """The one valid app_id in all these texts together; None if it is missing, bad or given twice."""
-    values = [
-        value
-        for text in texts
-        for pair in text.split(b"&")
-        for name, _, value in [pair.partition(b"=")]
-        if name == _NAME or (b"%" in name and _unquote(name) == _NAME)
-    ]
-    if len(values) != 1:
-        return None
-    value = _unquote(values[0]).decode("latin-1")
-    return value if is_app(value) else None
+
+class Key:
+    """Where the id of a request comes from, as LIMITER_KEY says.
+
+    ``text`` is a parameter's name, ``header:NAME`` or ``env:NAME``.  ``proxies`` are the addresses and
+    networks, between commas or blanks, whose X-Forwarded-For ``env:REMOTE_ADDR`` believes; no other key has
+    a use for them.  Raises ValueError, naming the text and what is expected, for anything else.
+
+    ``variable`` is the CGI variable (RFC 3875, 4.1) that has the id, None for a parameter.  Apache passes
+    HTTP_AUTHORIZATION to a CGI script only where ``CGIPassAuth On`` says so.
+    """
+
+    __slots__ = ("_folded", "_is_header", "_like", "_name", "_proxies", "variable")
+
+    variable: "bytes | None"
+
+    def __init__(self, text: str = "app_id", proxies: str = "") -> None:
+        kind = text[: text.find(":") + 1]
+        marks, expected = _KINDS.get(kind, _KINDS[""])
+        name = text[len(kind) :].encode("utf-8", "surrogateescape")
+        if kind not in _KINDS or not name.strip(marks) or name.strip(_ALPHANUMERIC + marks):
+            raise ValueError(f"key {text!r:.200}: expected {expected}")
+        self._is_header = kind == "header:"
+        self._proxies: tuple[tuple[int, int, int], ...] = ()
+        if not kind:
+            self.variable = None
+            self._name = name
+            self._folded = name.lower().replace(b".", b"_")
+            self._like = self._folded.lstrip(b"_")
+        elif self._is_header:
+            variable = name.upper().replace(b"-", b"_")
+            self.variable = variable if variable in _NO_PREFIX else b"HTTP_" + variable
+        else:
+            self.variable = name
+            if name == b"REMOTE_ADDR" and proxies:
+                from limiter.identity import networks  # a parameter, as most use it, needs nothing of it
+
+                self._proxies = networks(proxies)
+
+    def find(self, get: "Callable[[bytes], bytes | None]", *texts: bytes) -> "str | None":
+        """The app_id of who asks; None if it is missing, bad, or given twice: 401.
+
+        ``get`` gives a CGI variable by its name, or None; ``texts`` are the query string and the form, as
+        they came, and all parameters in them count together.  A parameter must be an app_id, after
+        percent-decoding; any other value has a name made for it (``limiter.identity``).
+        """
+        if self.variable is None:
+            return self._parameter(texts)
+        value = get(self.variable)
+        # A server joins the values of a header that was sent twice with a comma.
+        if not value or (self._is_header and b"," in value):
+            return None
+        from limiter.identity import credentials, forwarded, identify
+
+        if self._proxies:
+            value = forwarded(value, get(b"HTTP_X_FORWARDED_FOR") or b"", self._proxies)
+        elif self.variable == b"HTTP_AUTHORIZATION":
+            value = credentials(value)
+        return identify(value)
+
+    def _parameter(self, texts: "tuple[bytes, ...]") -> "str | None":
+        folded, least = self._folded, len(self._like)
+        found = [
+            (name, value)
+            for text in texts
+            # Whoever splits at ";" finds names behind it; for all others it is part of the value before.
+            for pair in text.replace(b";", b";&;").split(b"&")
+            for name, _, value in [pair.partition(b"=")]
+            if len(name) >= least
+            and (name.lower() == folded or (name.translate(None, _PLAIN) and self._resembles(name)))
+        ]
+        if len(found) != 1:
+            return None
+        name, value = found[0]
+        if _unquote(name) != self._name:
+            return None
+        app_id = _unquote(value).decode("latin-1")
+        return app_id if is_app(app_id) else None
+
+    def _resembles(self, name: bytes) -> bool:
+        """Whether some application may take this name, of other than plain bytes, for the parameter's.
+
+        That is: whatever odd bytes come before it, with any odd byte for ``_``, in letters of any case, and
+        up to the end or another odd byte.
+        """
+        name = _unquote(name.replace(b"%u00", b"%")).lower()
+        odd = name.translate(None, _PLAIN)
+        name = name.lstrip(odd + b"_")
+        like = name.translate(bytes.maketrans(odd, b"_" * len(odd)))
+        # At the end of the name there is b"", which is in any bytes.
+        return like.startswith(self._like) and name[len(self._like) :][:1] in odd
 
 
 def _unquote(text: bytes) -> bytes:
@@ -34,10 +140,11 @@ def _unquote(text: bytes) -> bytes:
     if b"%" not in text:
         return text
     first, *rest = text.split(b"%")
+    parts = [first]
     for part in rest:
         digits = part[:2]
         if len(digits) == 2 and not digits.strip(_HEXADECIMAL):
-            first += bytes([int(digits, 16)]) + part[2:]
+            parts += bytes([int(digits, 16)]), part[2:]
         else:
-            first += b"%" + part
-    return first
+            parts += b"%", part
+    return b"".join(parts)

@@ -1,4 +1,4 @@
-"""What is answered: CGI responses (RFC 3875, 6) as bytes, ready to be written at once.
+"""What is answered: status, header fields and body, and all of it as a CGI response (RFC 3875, 6).
 
 The fields on the limits are those of draft-ietf-httpapi-ratelimit-headers-10, structured field lists
 (RFC 9651)::
@@ -14,12 +14,15 @@ from limiter.limit import SECOND
 
 OK = "200 OK"
 UNAUTHORIZED = "401 Unauthorized"
+NOT_FOUND = "404 Not Found"
 TOO_MANY_REQUESTS = "429 Too Many Requests"
 INTERNAL_SERVER_ERROR = "500 Internal Server Error"
 
 
-def fields(decision: Decision) -> bytes:
-    """The header fields that tell where the limits stand, each with its end of line."""
+def standings(decision: "Decision | None") -> "list[tuple[str, str]]":
+    """The header fields that tell where the limits stand; none without a decision."""
+    if decision is None:
+        return []
     policies = []
     standings = []
     for quota in decision.quotas:
@@ -27,7 +30,19 @@ def fields(decision: Decision) -> bytes:
         window = -(-limit.window // SECOND)
         policies.append(f'"{limit.name}";q={limit.quota};w={window}')
         standings.append(f'"{limit.name}";r={quota.remaining};t={_seconds(quota.reset_after)}')
-    return f"RateLimit-Policy: {', '.join(policies)}\nRateLimit: {', '.join(standings)}\n".encode()
+    return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(standings))]
+
+
+def fields(status: str, decision: "Decision | None") -> "list[tuple[str, str]]":
+    """All header fields of an answer of the limiter's own."""
+    lines = standings(decision)
+    if status is UNAUTHORIZED:
+        lines.append(("WWW-Authenticate", 'AppId realm="limiter"'))
+    elif status is TOO_MANY_REQUESTS and decision is not None:
+        lines.append(("Retry-After", str(_retry_after(decision))))
+    lines.append(("Content-Type", "application/json; charset=utf-8"))
+    lines.append(("Cache-Control", "no-store"))
+    return lines
 
 
 def body(status: str) -> bytes:
@@ -36,18 +51,14 @@ def body(status: str) -> bytes:
 
 
 def answer(status: str, decision: "Decision | None", head: bool) -> bytes:
-    """A whole response; ``head`` leaves out the body, as HEAD asks."""
-    lines = fields(decision) if decision is not None else b""
-    if status is UNAUTHORIZED:
-        lines = b'WWW-Authenticate: AppId realm="limiter"\n'
-    elif status is TOO_MANY_REQUESTS and decision is not None:
-        lines += b"Retry-After: %d\n" % _retry_after(decision)
-    return b"Status: %b\n%bContent-Type: %b\nCache-Control: no-store\n\n%b" % (
-        status.encode(),
-        lines,
-        b"application/json; charset=utf-8",
-        b"" if head else body(status),
-    )
+    """A whole CGI response; ``head`` leaves out the body, as HEAD asks."""
+    lines = header([("Status", status), *fields(status, decision)])
+    return lines + (b"\n" if head else b"\n" + body(status))
+
+
+def header(fields: "list[tuple[str, str]]") -> bytes:
+    """Header fields as a CGI script writes them, each with its end of line."""
+    return "".join([f"{name}: {value}\n" for name, value in fields]).encode()
 
 
 def _retry_after(decision: Decision) -> int:

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from limiter import settings
 from limiter.bridge import Bridge
 from limiter.limiter import Limiter
+from limiter.request import Key
+from limiter.settings import Settings
 
 HOST = "127.0.0.1"
 _PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH")
@@ -37,8 +38,9 @@ def serve(port: int) -> None:
     """
     directory = Path(__file__).resolve().parents[1] / "cgi-bin"
     _examine(directory / "check.py")
-    root, limits = settings.root(os.environb), settings.limits(os.environb)
-    settings.admits_on_error(os.environb)
+    settings = Settings(os.environb)
+    Key(settings.key, settings.proxies)
+    root, limits = settings.root(), settings.limits
     Limiter(root, limits).peek("acme")
     chosen = {name: value for name, value in os.environ.items() if name.startswith("LIMITER_")}
     inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}

@@ -51,8 +51,8 @@ class StoreError(OSError):
 
     @property
     def path(self) -> str:
-        """The file or directory concerned."""
-        return str(self.filename)
+        """The file or directory concerned; empty if that is not known."""
+        return str(self.filename or "")
 
 
 def is_app(name: str) -> bool:
@@ -97,6 +97,13 @@ def is_lost(error: OSError) -> bool:
     import errno  # for those few; the constants take as long to load as this whole module
 
     return error.errno in (errno.ENOENT, errno.ESTALE)
+
+
+def silent(seconds: float) -> StoreError:
+    """What to raise for a file system that has said nothing for so long."""
+    import errno
+
+    return StoreError(errno.ETIMEDOUT, f"The store was silent for {seconds:g} s (LIMITER_TIMEOUT)")
 
 
 def failure(error: OSError, path: str) -> StoreError:

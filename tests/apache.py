@@ -50,6 +50,7 @@ DefaultRuntimeDir "{directory}"
 {before}
 {definitions}
 Include "{limiter}"
+{after}
 """
 
 
@@ -68,6 +69,8 @@ class Server:
     root: Path
     """Its store, unless LIMITER_ROOT was among the settings."""
     port: int
+    pid: int = 0
+    """The process that starts and ends all others."""
     log: str = ""
     """What the error log held when the server had ended: only then is it complete."""
 
@@ -99,11 +102,13 @@ def apache(
     settings: Mapping[str, str] | None = None,
     before: str = "",
     without: tuple[str, ...] = (),
+    after: str = "",
+    modules: tuple[str, ...] = (),
 ) -> Iterator[Server]:
     """Run a server that includes the limiter's configuration as it is.
 
-    LIMITER_HOME is ``home``; ``settings`` are further definitions, ``before`` is configuration that
-    comes before the limiter's, and ``without`` names modules not to load.
+    LIMITER_HOME is ``home``; ``settings`` are further definitions, ``before`` and ``after`` are configuration
+    that comes before the limiter's and after it, ``modules`` are loaded too, and ``without`` not.
     """
     program = _found(_PROGRAMS)
     directory = new_root("/tmp")
@@ -113,9 +118,9 @@ def apache(
         if os.geteuid() == 0:
             shutil.chown(root, _user())
         definitions = {"LIMITER_HOME": str(home), "LIMITER_ROOT": str(root), **(settings or {})}
-        modules = [name for name in (f"mpm_{mpm}", *_LOADED, _cgi(mpm)) if name not in without]
-        process, port = _start(program, directory, modules, definitions, before)
-        server = Server(root, port)
+        loaded = [name for name in (f"mpm_{mpm}", *_LOADED, _cgi(mpm), *modules) if name not in without]
+        process, port = _start(program, directory, loaded, definitions, before, after)
+        server = Server(root, port, process.pid)
         try:
             yield server
         finally:
@@ -178,12 +183,18 @@ def stop(process: subprocess.Popen[bytes]) -> str:
 
 
 def _start(
-    program: str, directory: Path, modules: list[str], definitions: dict[str, str], before: str
+    program: str,
+    directory: Path,
+    modules: list[str],
+    definitions: dict[str, str],
+    before: str,
+    after: str,
 ) -> tuple[subprocess.Popen[bytes], int]:
     configuration = directory / "httpd.conf"
     for _ in range(_ATTEMPTS):
         port = free_port()
-        configuration.write_text(_configuration(directory, port, modules, definitions, before))
+        text = _configuration(directory, port, modules, definitions, before, after)
+        configuration.write_text(text)
         process = subprocess.Popen(
             [program, "-DFOREGROUND", "-f", configuration],
             stdin=subprocess.DEVNULL,
@@ -199,7 +210,12 @@ def _start(
 
 
 def _configuration(
-    directory: Path, port: int, modules: list[str], definitions: dict[str, str], before: str
+    directory: Path,
+    port: int,
+    modules: list[str],
+    definitions: dict[str, str],
+    before: str,
+    after: str,
 ) -> str:
     there = Path(_found(_MODULES))
     files = {name: there / f"mod_{name}.so" for name in modules}
@@ -211,6 +227,7 @@ def _configuration(
         ),
         user=f"User {_user()}\nGroup {_user()}" if os.geteuid() == 0 else "",
         before=before,
+        after=after,
         definitions="\n".join(f'Define {name} "{value}"' for name, value in definitions.items()),
         limiter=REPOSITORY / "deploy/apache/limiter.conf",
     )

@@ -12,7 +12,6 @@ system calls.
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import posix
@@ -25,7 +24,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
 from statistics import median
@@ -35,6 +33,7 @@ from limiter.limiter import Limiter
 from limiter.notation import parse
 from limiter.store import Store
 from tests.places import PYTHON, REPOSITORY, install
+from tests.report import Row, file_system, machine, read_rounds, report
 
 MEMORY = "/dev/shm"
 DISK = "/var/tmp"
@@ -56,28 +55,6 @@ AT_MOST = {
     "first of 1000/hour: further calls": 0,
 }
 """The claims: no figure of that name is greater."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: a figure, of what it is a multiple, and the microseconds behind it."""
-
-    name: str
-    figure: float
-    of: str
-    time: float | None = None
-
-    @property
-    def fails(self) -> bool:
-        """Whether a claim is made of this figure, and is false."""
-        return self.figure > AT_MOST.get(self.name, float("inf"))
-
-    def line(self) -> str:
-        """The line, of at most 100 columns."""
-        time = f"{self.time:,.1f} us" if self.time is not None else ""
-        claim = f"at most {AT_MOST[self.name]:g}" if self.name in AT_MOST else ""
-        verdict = "FALSE" if self.fails else ""
-        return f"{self.name:34}{time:>12}{self.figure:>8.2f} {self.of:20}{claim:13}{verdict}".rstrip()
 
 
 # What is measured with.
@@ -326,8 +303,7 @@ def stays(rounds: int) -> Iterator[Row]:
             ("admitted from memory", player.admitted, player.admitted),
         ):
             ((each, ratio),) = compare(rounds, batch(bare.listdir), batch(work, prepare))
-            yield Row(name, ratio, "x listdir", each)
-            yield Row(f"{name}: speed", 1000 / each, "thousand a second")
+            yield Row(name, ratio, "x listdir", each, 1e6 / each)
             prepare()
             with counted_calls() as calls:
                 batch(work)()
@@ -383,53 +359,32 @@ def calls_of_first_hit(player: Player) -> Counter[str]:
 # The report.
 
 
-def machine() -> str:
-    """What all this was measured on."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+def machine_and_stores() -> str:
+    """What all this was measured on, and with."""
     python = subprocess.run([PYTHON, "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
     stores = ", ".join(f"{place} ({file_system(place)})" for place in (MEMORY, DISK))
     return (
-        f"{time.strftime('%Y-%m-%d')}; {cpu[1] if cpu else platform.machine()},"
-        f" {len(os.sched_getaffinity(0))} cores; Linux {platform.release()}\n"
+        f"{machine()}\n"
         f"Requests: {PYTHON} {python}; hits: Python {platform.python_version()}\n"
         f"Stores: {stores}"
     )
 
 
-def file_system(path: str) -> str:
-    """The type of file system that a path is on."""
-    found = "/", "?"
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, point, kind, *_ = line.split()
-        if f"{path}/".startswith(f"{point.rstrip('/')}/") and point >= found[0]:
-            found = point, kind
-    return found[1]
-
-
 MEASURES = (requests, looks, stays, firsts, others)
+
+
+def measure(rounds: int) -> Iterator[Row]:
+    """All of them."""
+    for each in MEASURES:
+        print(each.__doc__, file=sys.stderr)
+        yield from each(rounds)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and return 0 if all claims hold, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m tests.benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help="measurements of each kind (default: %(default)s)"
-    )
-    rounds = max(1, parser.parse_args(arguments).rounds)
-    print(machine(), end="\n\n")
-    rows: list[Row] = []
-    for measure in MEASURES:
-        print(measure.__doc__, file=sys.stderr)
-        for row in measure(rounds):
-            rows.append(row)
-            print(row.line(), flush=True)
-    failed = [row.name for row in rows if row.fails]
-    print(f"\nNot as claimed: {', '.join(failed)}" if failed else "\nAll as claimed.")
-    return 1 if failed else 0
+    number = read_rounds("tests.benchmark", __doc__, ROUNDS, arguments)
+    print(machine_and_stores(), end="\n\n")
+    return report(measure(number), AT_MOST)
 
 
 if __name__ == "__main__":

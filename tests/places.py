@@ -23,5 +23,7 @@ def install(place: Path) -> None:
     """Copy the package and cgi-bin there as the installer lays them out, precompiled."""
     for name in ("limiter", "cgi-bin"):
         shutil.copytree(REPOSITORY / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
-    compile_all = [PYTHON, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
-    subprocess.run([*compile_all, place / "limiter"], check=True)
+    shutil.copy(REPOSITORY / "deploy/apache/rewritemap", place)
+    subprocess.run(
+        [PYTHON, "-B", "-m", "limiter", "compile"], cwd=place, stdout=subprocess.DEVNULL, check=True
+    )

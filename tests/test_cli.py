@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -109,7 +110,10 @@ def test_hit_that_is_never_allowed(run: Run) -> None:
         ("acme", {"LIMITER_ROOT": "store"}, "LIMITER_ROOT='store': expected an absolute path"),
         ("acme", {"LIMITER_ROOT": "/dev/null"}, "Not a directory"),
         ("acme", {"LIMITER_ROOT": "/missing/store"}, "The store does not exist"),
-        ("acme", {"LIMITER_TIMEOUT": "1"}, "LIMITER_TIMEOUT is set, but this version does not know it"),
+        ("acme", {"LIMITER_TIMEOUT": "0"}, "LIMITER_TIMEOUT='0': expected seconds"),
+        ("acme", {"LIMITER_MODE": "on"}, "LIMITER_MODE='on': expected 'enforce' or 'shadow' or 'off'"),
+        ("acme", {"LIMITER_KEY": "header:"}, "key 'header:': expected a header's name"),
+        ("acme", {"LIMITER_APPS": "/missing"}, "The register does not exist"),
     ],
 )
 def test_what_cannot_be_done(
@@ -302,3 +306,83 @@ def test_bad_arguments(run: Run, root: str, arguments: list[str]) -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("usage: python3 -m limiter ")
     assert os.listdir(root) == []
+
+
+# The register.
+
+
+@pytest.fixture
+def apps(tmp_path: Path) -> Path:
+    """A register's directory."""
+    directory = tmp_path / "apps"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def register(run: Run, apps: Path) -> Run:
+    """Run a command with that register."""
+    return functools.partial(run, LIMITER_APPS=str(apps))
+
+
+def test_apps(register: Run, apps: Path) -> None:
+    """Set, changed, listed, removed; what they print can be cut into columns."""
+    judge(register("apps", "list"), 0)
+    judge(register("apps", "set", "acme", "100/second;5000/hour"), 0)
+    judge(register("apps", "set", "spam", "0/second"), 0)
+    judge(register("apps", "set", ".default", "1/second"), 0)
+    judge(register("apps", "set", "acme", "unlimited"), 0)
+    assert os.readlink(apps / "spam") == "0/second"
+    judge(register("apps", "list"), 0, "acme\tunlimited", "spam\t0/second", ".default\t1/second")
+    judge(register("apps", "remove", "spam"), 0)
+    judge(register("apps", "list"), 0, "acme\tunlimited", ".default\t1/second")
+
+
+def test_removing_whom_nobody_knows(register: Run) -> None:
+    ended = register("apps", "remove", "acme")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("limiter: acme is not in the register /")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["set", "../acme", "1/second"], "app_id '../acme': expected 1 to 64 letters"),
+        (["set", ".hidden", "1/second"], "app_id '.hidden': expected 1 to 64 letters"),
+        (["remove", ""], "app_id '': expected 1 to 64 letters"),
+        (["set", "acme", "many"], "limit 'many': expected a number of hits at character 1"),
+        (["set", "acme", ""], "limit '': expected a number of hits"),
+        (["set", "acme", "Unlimited"], "limit 'Unlimited': expected a number of hits"),
+    ],
+)
+def test_bad_entries_are_refused(register: Run, apps: Path, arguments: list[str], why: str) -> None:
+    ended = register("apps", *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert why in ended.stderr
+    assert list(apps.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["set", "acme", "1/second"], ["remove", "acme"]])
+@pytest.mark.parametrize(
+    ("directory", "why"),
+    [
+        ("", "LIMITER_APPS is not set"),
+        ("/missing", "The register does not exist"),
+        ("x", "absolute path"),
+    ],
+)
+def test_no_register(run: Run, arguments: list[str], directory: str, why: str) -> None:
+    ended = run("apps", *arguments, LIMITER_APPS=directory)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert why in ended.stderr
+
+
+def test_hit_and_show_go_by_the_register(register: Run) -> None:
+    register("apps", "set", "acme", "7/hour")
+    register("apps", "set", "boss", "unlimited")
+    judge(register("hit", "acme"), 0, "acme: allowed", "  7-per-3600s: 1 of 7 used, .*")
+    judge(register("show", "acme"), 0, "acme in .*", "  7-per-3600s: 1 of 7 used, .*", "    .*")
+    judge(register("hit", "boss"), 0, "boss: unlimited")
+    ended = register("show", "nobody")
+    assert ended.returncode == 2
+    assert "nobody is not in the register" in ended.stderr

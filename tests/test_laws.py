@@ -22,7 +22,7 @@ from limiter.cgi import check
 from limiter.limit import Sliding, number_of, stamp, time_of
 from limiter.limiter import Limiter
 from limiter.notation import parse
-from limiter.request import find_app_id
+from limiter.request import Key
 from limiter.store import Store
 from tests.faults import HARD, SOFT, Ended, fail, kill, play, use
 from tests.history import judge_l1, judge_s1, only, record
@@ -239,7 +239,7 @@ def test_f1_is_seen_to_fail(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError):
         test_f1_every_errno_at_every_call(root, errno.EIO, 1, "deny")
     monkeypatch.undo()
-    monkeypatch.setattr("limiter.cgi.StoreError", ZeroDivisionError)
+    monkeypatch.setattr("limiter.verdict.StoreError", ZeroDivisionError)
     os.mkdir(f"{root}/other")
     with pytest.raises(AssertionError):
         test_f1_every_errno_at_every_call(f"{root}/other", errno.EIO, 1, "admit")
@@ -431,14 +431,14 @@ def test_p1_a_hostile_id_touches_no_file(root: str, app: str) -> None:
     raw = app.encode("utf-8", "surrogatepass")
     for spelling in (quote_from_bytes(raw), "".join(f"%{byte:02X}" for byte in raw)):
         texts = [f"app_id={spelling}".encode()]
-        assert find_app_id(*texts) is None
+        assert Key().find({}.get, *texts) is None
     assert os.listdir(root) == []
 
 
 @pytest.mark.parametrize("app", ["a", "A.b-c_d", "a..b", "a.", "a" * 64, "0"])
 def test_p1_a_good_id_touches_the_store_alone(root: str, app: str) -> None:
     """Every path that is opened, listed, made or renamed lies in the store."""
-    find_app_id(f"app_id={app}".encode())
+    Key().find({}.get, f"app_id={app}".encode())
     Limiter(f"{root}", "70/minute;3/day fixed").peek("warm")
     import limiter.furnish  # noqa: F401 (whose own file is none of the store's)
 

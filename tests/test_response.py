@@ -18,7 +18,10 @@ from limiter.response import (
     TOO_MANY_REQUESTS,
     UNAUTHORIZED,
     answer,
+    body,
     fields,
+    header,
+    standings,
 )
 
 NOW = 1_513_123_456 * SECOND
@@ -42,7 +45,7 @@ POLICY = b'RateLimit-Policy: "10-per-1s";q=10;w=1\n'
 
 
 @pytest.mark.parametrize(
-    ("status", "decision", "head", "body"),
+    ("status", "decision", "head", "message"),
     [
         (
             OK,
@@ -73,10 +76,13 @@ POLICY = b'RateLimit-Policy: "10-per-1s";q=10;w=1\n'
         ),
     ],
 )
-def test_answers(status: str, decision: Decision | None, head: bytes, body: bytes) -> None:
+def test_answers(status: str, decision: Decision | None, head: bytes, message: bytes) -> None:
     """The whole response, byte for byte; the answer to HEAD lacks the body and nothing else."""
-    assert answer(status, decision, False) == head + REST + body
+    assert answer(status, decision, False) == head + REST + message
     assert answer(status, decision, True) == head + REST
+    # For those doors that need the parts.
+    assert header([("Status", status), *fields(status, decision)]) + b"\n" == head + REST
+    assert body(status) == message
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,7 @@ def test_answers(status: str, decision: Decision | None, head: bytes, body: byte
 def test_fields(text: str, policy: str, standing: str) -> None:
     """Each limit in the order in which they are configured."""
     decision = decide(text, 7, 1)
-    assert fields(decision).decode() == f"RateLimit-Policy: {policy}\nRateLimit: {standing}\n"
+    assert standings(decision) == [("RateLimit-Policy", policy), ("RateLimit", standing)]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +144,7 @@ def test_never_is_the_longest_window(text: str, seconds: int) -> None:
 
 def test_nothing_used_is_reset_in_a_second() -> None:
     """Never 0: some clients would take it for now, and come again and again."""
-    assert b";r=10;t=1\n" in fields(decide("10/minute", 0, 0))
+    assert b";r=10;t=1\n" in header(standings(decide("10/minute", 0, 0)))
 
 
 kinds = st.sampled_from(["", " fixed", " burst 7", " burst 999"])
@@ -153,7 +159,7 @@ def test_fields_are_structured_field_lists(texts: list[str], used: int, followin
     by_name = {parse(text)[0].name: text for text in texts}
     limits = parse(";".join(by_name.values()))
     decision = decide(";".join(by_name.values()), used, following if used else 0)
-    policy_line, standing_line = fields(decision).splitlines()
+    policy_line, standing_line = header(standings(decision)).splitlines()
     name, _, policy = policy_line.partition(b": ")
     assert name == b"RateLimit-Policy"
     assert http_sf.parse(policy, tltype="list") == [

@@ -272,7 +272,7 @@ def test_a_port_that_is_taken(installed: Path, elsewhere: Path) -> None:
         ({"LIMITER_ROOT": "/missing/store"}, "The store does not exist"),
         ({"LIMITER_ROOT": "/dev/null"}, "Not a directory: '/dev/null"),
         ({"LIMITER_ON_ERROR": "perhaps"}, "LIMITER_ON_ERROR='perhaps'"),
-        ({"LIMITER_KEY": "user"}, "LIMITER_KEY is set, but this version does not know it"),
+        ({"LIMITER_KEY": "header:"}, "key 'header:': expected a header's name"),
     ],
 )
 def test_bad_settings(installed: Path, elsewhere: Path, settings: dict[str, str], why: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from limiter.settings import admits_on_error, limits, root
+from limiter.settings import NAMES, Settings
 from limiter.store import StoreError
 
 
@@ -22,19 +22,11 @@ from limiter.store import StoreError
         ({b"limiter_limit": b"5/minute", b"LIMIT": b"6/minute"}, "10/second"),
         ({b"LIMITER_LIMIT": b"5/\xff"}, "5/\udcff"),
         ({b"LIMITER_LIMIT": "5/\u00e9".encode()}, "5/\u00e9"),
-        ({b"LIMITER_APPS": b"", b"LIMITER_KEY": b"", b"LIMITER_TIMEOUT": b""}, "10/second"),
     ],
 )
 def test_limits(environ: dict[bytes, bytes], expected: str) -> None:
     """The text as it is set; empty counts as not set."""
-    assert limits(environ) == expected
-
-
-@pytest.mark.parametrize("name", ["LIMITER_APPS", "LIMITER_KEY", "LIMITER_TIMEOUT"])
-def test_settings_that_are_not_known_yet(name: str) -> None:
-    """Whoever sets one relies on it, and must not be let down in silence."""
-    with pytest.raises(ValueError, match=rf"^{name} is set, but this version does not know it"):
-        limits({name.encode(): b"app_id", b"LIMITER_LIMIT": b"5/minute"})
+    assert Settings(environ).limits == expected
 
 
 @pytest.mark.parametrize(
@@ -48,16 +40,86 @@ def test_settings_that_are_not_known_yet(name: str) -> None:
 )
 def test_admits_on_error(environ: dict[bytes, bytes], expected: bool) -> None:
     """Only if that is said."""
-    assert admits_on_error(environ) is expected
+    assert Settings(environ).admits_on_error is expected
 
 
 @pytest.mark.parametrize("word", [b"Admit", b" admit", b"admit\n", b"yes", b"1", b"\xff", b"x" * 10_000])
 def test_another_word_is_a_value_error(word: bytes) -> None:
     """It names the variable and both words, in one line."""
     with pytest.raises(ValueError, match=r"^LIMITER_ON_ERROR='.*: expected 'deny' or 'admit'$") as error:
-        admits_on_error({b"LIMITER_ON_ERROR": word})
+        Settings({b"LIMITER_ON_ERROR": word})
     assert len(str(error.value)) < 300
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "enforce"),
+        ({b"LIMITER_MODE": b""}, "enforce"),
+        ({b"LIMITER_MODE": b"enforce"}, "enforce"),
+        ({b"LIMITER_MODE": b"shadow"}, "shadow"),
+        ({b"LIMITER_MODE": b"off"}, "off"),
+    ],
+)
+def test_mode(environ: dict[bytes, bytes], expected: str) -> None:
+    """One of three words."""
+    assert Settings(environ).mode == expected
+
+
+@pytest.mark.parametrize("word", [b"Off", b"0", b"off ", b"none"])
+def test_another_mode_is_a_value_error(word: bytes) -> None:
+    """A limiter that somebody meant to switch off, or on, must not do something else."""
+    with pytest.raises(
+        ValueError, match=r"^LIMITER_MODE='.*': expected 'enforce' or 'shadow' or 'off'$"
+    ):
+        Settings({b"LIMITER_MODE": word})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [(b"", 2.0), (b"2", 2.0), (b"0.25", 0.25), (b"3600", 3600.0), (b"1e-3", 0.001)]
+)
+def test_timeout(text: bytes, seconds: float) -> None:
+    """Seconds, and parts of one."""
+    assert Settings({b"LIMITER_TIMEOUT": text}).timeout == seconds
+
+
+@pytest.mark.parametrize(
+    "text", [b"0", b"-1", b"3600.1", b"nan", b"inf", b"2s", b"two", b"1,5", b"\xff", b"9" * 5000]
+)
+def test_a_bad_timeout_is_a_value_error(text: bytes) -> None:
+    """Also one that would never end, or has ended already."""
+    with pytest.raises(
+        ValueError, match=r"^LIMITER_TIMEOUT='.*: expected seconds, above 0 and up to 3600$"
+    ):
+        Settings({b"LIMITER_TIMEOUT": text})
+
+
+def test_the_register() -> None:
+    """None by default; else an absolute path."""
+    assert Settings({}).apps == ""
+    assert Settings({b"LIMITER_APPS": b"/etc/apps"}).apps == "/etc/apps"
+    with pytest.raises(ValueError, match=r"^LIMITER_APPS='apps': expected an absolute path$"):
+        Settings({b"LIMITER_APPS": b"apps"})
+
+
+def test_who_asks() -> None:
+    """The texts as they are set."""
+    assert (Settings({}).key, Settings({}).proxies) == ("app_id", "")
+    environ = {b"LIMITER_KEY": b"env:REMOTE_ADDR", b"LIMITER_TRUSTED_PROXIES": b"10.0.0.0/8"}
+    assert (Settings(environ).key, Settings(environ).proxies) == ("env:REMOTE_ADDR", "10.0.0.0/8")
+
+
+def test_all_names_are_told() -> None:
+    """Whoever copies the settings copies all that are read."""
+
+    class Recorder(dict[bytes, bytes]):
+        def get(self, name: bytes, default: object = None) -> None:  # type: ignore[override]
+            asked.append(name.decode())
+
+    asked: list[str] = []
+    Settings(Recorder()).root()
+    assert sorted(asked) == sorted([*NAMES, "TMPDIR"])
 
 
 @pytest.mark.parametrize(
@@ -65,12 +127,12 @@ def test_another_word_is_a_value_error(word: bytes) -> None:
 )
 def test_root(path: str) -> None:
     """An absolute path as it is set; nothing is looked at or made."""
-    assert root({b"LIMITER_ROOT": path.encode(), b"TMPDIR": b"/missing"}) == path
+    assert Settings({b"LIMITER_ROOT": path.encode(), b"TMPDIR": b"/missing"}).root() == path
 
 
 def test_root_of_any_bytes() -> None:
     """A path need not be text."""
-    assert os.fsencode(root({b"LIMITER_ROOT": b"/\xff\xfe"})) == b"/\xff\xfe"
+    assert os.fsencode(Settings({b"LIMITER_ROOT": b"/\xff\xfe"}).root()) == b"/\xff\xfe"
 
 
 @pytest.mark.parametrize(
@@ -79,13 +141,13 @@ def test_root_of_any_bytes() -> None:
 def test_a_root_that_is_not_absolute_is_a_value_error(path: bytes) -> None:
     """It would be another one from each directory."""
     with pytest.raises(ValueError, match=r"^LIMITER_ROOT='.*: expected an absolute path$"):
-        root({b"LIMITER_ROOT": path})
+        Settings({b"LIMITER_ROOT": path}).root()
 
 
 @pytest.mark.parametrize("environ", [{}, {b"LIMITER_ROOT": b""}])
 def test_the_default_root(tmp_path: Path, environ: dict[bytes, bytes]) -> None:
     """In TMPDIR, and made."""
-    path = root({b"TMPDIR": os.fsencode(tmp_path), **environ})
+    path = Settings({b"TMPDIR": os.fsencode(tmp_path), **environ}).root()
     assert path == f"{tmp_path}/limiter-{os.geteuid()}"
     assert [entry.name for entry in tmp_path.iterdir()] == [f"limiter-{os.geteuid()}"]
 
@@ -96,19 +158,19 @@ def test_the_default_root_without_tmpdir(
 ) -> None:
     """In /tmp."""
     monkeypatch.setattr("limiter.furnish.default_root", lambda temporary: f"{temporary}/store")
-    assert root(environ) == "/tmp/store"
+    assert Settings(environ).root() == "/tmp/store"
 
 
 def test_a_default_root_must_be_absolute_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A TMPDIR that is relative would make another store in each directory."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"^TMPDIR='\.': expected an absolute path$"):
-        root({b"TMPDIR": b"."})
+        Settings({b"TMPDIR": b"."}).root()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_default_root_that_cannot_be_made(tmp_path: Path) -> None:
     """A StoreError that names it."""
     with pytest.raises(StoreError) as error:
-        root({b"TMPDIR": os.fsencode(tmp_path / "missing")})
+        Settings({b"TMPDIR": os.fsencode(tmp_path / "missing")}).root()
     assert error.value.path == f"{tmp_path}/missing/limiter-{os.geteuid()}"

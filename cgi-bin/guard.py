@@ -1,0 +1,12 @@
+#!/usr/bin/python3 -IS
+# Checks one hit, then becomes the script.  This text is compiled at every request: keep it short.
+import sys
+
+here = __file__.rpartition("/")[0] + "/"
+sys.path[:0] = [here + "..", here]  # the package: beside cgi-bin, or inside it
+import limiter
+
+limiter.preload("action")
+from limiter.action import run
+
+run()

@@ -1,0 +1,166 @@
+"""The gate of a process that stays: what one set of settings needs, kept from request to request."""
+
+import posix
+
+from limiter.breaker import Breaker
+from limiter.limiter import Limiter
+from limiter.request import Key
+from limiter.response import TOO_MANY_REQUESTS
+from limiter.settings import NAMES, Settings
+from limiter.verdict import judge
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from _typeshed.wsgi import ErrorStream
+
+    from limiter.hit import Decision
+    from limiter.verdict import Verdict
+
+    Ask = Callable[[Any], "str | None"]
+
+# Limits in use at once; a register that changes leaves others behind.
+_LIMITERS_MOST = 1000
+# Sets of settings in use at once; a server that works them out for each request leaves others behind.
+_GATES_MOST = 100
+
+_NAMES = (*NAMES, "TMPDIR")
+_VARIABLES = [name.encode() for name in _NAMES]
+
+
+class Undecided(BaseException):
+    """Memory does not tell: the store must be asked about ``app_id``.  It is no error, so no Exception."""
+
+    def __init__(self, app_id: str) -> None:
+        self.app_id = app_id
+
+
+class Gate:
+    """Judges requests by the settings in ``environ``, bytes to bytes as in ``os.environb``.
+
+    A ``limiter`` given decides alone: the store, the limits and the register of the settings are not
+    looked at.  A ``key`` given, in the notation of LIMITER_KEY, replaces that.  Threads may share a gate.
+    Raises ValueError for a mistake in the settings.
+    """
+
+    def __init__(
+        self,
+        environ: "Mapping[bytes, bytes]",
+        limiter: "Limiter | None" = None,
+        key: "str | None" = None,
+    ) -> None:
+        self._settings = Settings(environ)
+        self._limiters: dict[str, Limiter] = {}
+        if limiter is not None:
+            self._settings.apps = ""
+            self._limiters[self._settings.limits] = limiter
+        self.key = Key(self._settings.key if key is None else key, self._settings.proxies)
+        self._breaker = Breaker(self._settings.timeout)
+
+    def judge(self, find: "Callable[[], str | None]", log: "Callable[[str], None]") -> "Verdict":
+        """The status to answer, and the decision if there is one; as ``limiter.verdict.judge``."""
+        return judge(self._settings, find, self.hit, self._call, log)
+
+    def recall(self, find: "Callable[[], str | None]", log: "Callable[[str], None]") -> "Verdict":
+        """As ``judge``, but without asking the store: raises Undecided if nothing else can tell."""
+        return judge(self._settings, find, self.hit, self._from_memory, log)
+
+    def _call(
+        self,
+        decide: "Callable[..., Verdict]",
+        settings: Settings,
+        app_id: str,
+        hit: "Callable[[str, str], Decision]",
+    ) -> "Verdict":
+        denial = self._denial(app_id)
+        if denial is not None:
+            return TOO_MANY_REQUESTS, denial
+        return self._breaker.call(decide, settings, app_id, hit)
+
+    def _from_memory(
+        self,
+        decide: "Callable[..., Verdict]",
+        settings: Settings,
+        app_id: str,
+        hit: "Callable[[str, str], Decision]",
+    ) -> "Verdict":
+        denial = self._denial(app_id)
+        if denial is None:
+            raise Undecided(app_id)
+        return TOO_MANY_REQUESTS, denial
+
+    def _denial(self, app_id: str) -> "Decision | None":
+        # With a register the limit may have changed, and only the register knows.
+        limiter = None if self._settings.apps else self._limiters.get(self._settings.limits)
+        return None if limiter is None else limiter.recall(app_id)
+
+    def hit(self, limits: str, app_id: str) -> "Decision":
+        """Count a hit against these limits.  Raises ValueError for bad ones, StoreError."""
+        limiter = self._limiters.get(limits)
+        if limiter is None:
+            limiter = Limiter(self._settings.root(), limits)
+            if len(self._limiters) >= _LIMITERS_MOST:
+                self._limiters.clear()
+            self._limiters[limits] = limiter
+        return limiter.hit(app_id)
+
+
+class Gates:
+    """The gates of one middleware: one for each set of settings that requests come with.
+
+    ``limiter`` is as for a Gate; so is ``key``, or it is a function that says who asks.  Threads may share
+    them.  Raises ValueError for a bad key.
+    """
+
+    def __init__(self, limiter: "Limiter | None", key: "str | Ask | None") -> None:
+        self._limiter = limiter
+        self._key = key if isinstance(key, str) else None
+        self._ask = None if isinstance(key, str) else key
+        if self._key is not None:
+            Key(self._key)
+        self._gates: dict[tuple[object, object], Gate] = {}
+
+    def choose(self, environ: "Mapping[str, str]") -> Gate:
+        """The gate for these variables over those of the process, as both are now.
+
+        The values in ``environ`` are bytes in disguise, as in WSGI.  Raises ValueError for a mistake in the
+        settings.
+        """
+        own = (*map(environ.get, _NAMES),)
+        # os.environ writes through to this one, which is ten times as fast.
+        inherited = (*map(posix.environ.get, _VARIABLES),)
+        gate = self._gates.get((own, inherited))
+        if gate is None:
+            variables = {name: it for name, it in zip(_VARIABLES, inherited) if it is not None}
+            variables.update(
+                {name: it.encode("latin-1") for name, it in zip(_VARIABLES, own) if it is not None}
+            )
+            gate = Gate(variables, self._limiter, self._key)
+            if len(self._gates) >= _GATES_MOST:
+                self._gates.clear()
+            gate = self._gates.setdefault((own, inherited), gate)
+        return gate
+
+    def find(
+        self, gate: Gate, request: object, get: "Callable[[bytes], bytes | None]", query: bytes
+    ) -> "str | None":
+        """The app_id of who asks: by the function if there is one, which gets ``request``; else by the key."""
+        if self._ask is None:
+            return gate.key.find(get, query)
+        value = self._ask(request)
+        if value is None:
+            return None
+        from limiter.identity import identify
+
+        return identify(value.encode("utf-8", "surrogatepass"))
+
+
+def write_line(file: "ErrorStream", reason: str) -> None:
+    """One line in a log, whatever the reason's text."""
+    try:
+        file.write(f"limiter: {reason}"[:2000].encode("unicode_escape").decode() + "\n")
+        file.flush()
+    except Exception:
+        pass  # there is nobody left to tell, and the verdict stands

@@ -1,0 +1,105 @@
+"""The register: who may ask at all, and how often.  A directory of symbolic links that lead nowhere::
+
+    acme -> 100/second;5000/hour     an app_id and its limits, in the notation of limiter.notation
+    spam -> 0/second                 banned: 429 always
+    boss -> unlimited                never limited, and never looked up in the store
+    .default -> 10/second            everybody else; without this entry they are unknown: 401
+
+A link is read in one call and replaced in one, so nobody ever sees half an entry, and a changed limit
+holds at the next request.  ``ls -l`` shows the register, ``ln -s`` adds to it.
+
+Apache's user must be able to read it, and should not be able to write to it.
+"""
+
+import errno
+import posix
+
+from limiter.store import StoreError, failure, is_app, is_lost
+
+DEFAULT = ".default"
+"""The entry for everybody who has none."""
+
+UNLIMITED = "unlimited"
+"""The limit of those who have none."""
+
+_MISSING = "The register does not exist (make it, or correct LIMITER_APPS)"
+_NO_LINK = "Not an entry of a register, which are symbolic links (remove it)"
+
+
+def look_up(register: str, app: str) -> "tuple[str, str] | None":
+    """The path of the entry that is good for an application, and its text; None if it is unknown.
+
+    Raises StoreError if the register cannot be read.
+    """
+    for name in (app, DEFAULT):
+        path = f"{register}/{name}"
+        text = _read(path)
+        if text is not None:
+            return path, text
+    _must_exist(register)
+    return None
+
+
+def entries(register: str) -> "list[tuple[str, str]]":
+    """Every name with its text, ``.default`` last.  Raises StoreError, also for what is no entry."""
+    try:
+        names = [name for name in posix.listdir(register) if is_app(name) or name == DEFAULT]
+    except FileNotFoundError as error:
+        raise StoreError(error.errno, _MISSING, register) from error
+    except OSError as error:
+        raise failure(error, register) from error
+    found = [
+        (name, _read(f"{register}/{name}")) for name in sorted(names, key=lambda it: (it == DEFAULT, it))
+    ]
+    return [(name, text) for name, text in found if text is not None]
+
+
+def put(register: str, name: str, text: str) -> None:
+    """Add an entry or replace it, in one step.  Raises StoreError."""
+    aside = f"{register}/.new-{posix.urandom(8).hex()}"
+    try:
+        posix.symlink(text, aside)
+        try:
+            posix.rename(aside, f"{register}/{name}")
+        except OSError:
+            posix.unlink(aside)
+            raise
+    except FileNotFoundError as error:
+        raise StoreError(error.errno, _MISSING, register) from error
+    except OSError as error:
+        raise failure(error, f"{register}/{name}") from error
+
+
+def remove(register: str, name: str) -> bool:
+    """Remove an entry; False if there is none.  Raises StoreError."""
+    path = f"{register}/{name}"
+    if _read(path) is None:
+        _must_exist(register)
+        return False
+    try:
+        posix.unlink(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise failure(error, path) from error
+    return True
+
+
+def _read(path: str) -> "str | None":
+    try:
+        return posix.readlink(path)
+    except OSError as error:
+        if is_lost(error):
+            return None
+        if error.errno == errno.EINVAL:
+            raise StoreError(error.errno, _NO_LINK, path) from error
+        raise failure(error, path) from error
+
+
+def _must_exist(register: str) -> None:
+    try:
+        posix.stat(f"{register}/.")
+    except FileNotFoundError as error:
+        raise StoreError(error.errno, _MISSING, register) from error
+    except OSError as error:
+        raise failure(error, register) from error

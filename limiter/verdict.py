@@ -1,0 +1,76 @@
+"""The verdict on a request: what every door answers, however it came by the app_id."""
+
+from limiter.response import INTERNAL_SERVER_ERROR, OK, TOO_MANY_REQUESTS, UNAUTHORIZED
+from limiter.store import StoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from limiter.hit import Decision
+    from limiter.settings import Settings
+
+    Verdict = tuple[str, Decision | None]
+
+
+def judge(
+    settings: "Settings",
+    find: "Callable[[], str | None]",
+    hit: "Callable[[str, str], Decision]",
+    call: "Callable[..., Verdict]",
+    log: "Callable[[str], None]",
+) -> "Verdict":
+    """The status to answer, and the decision if there is one.  Never raises.
+
+    ``find()`` is the request's valid app_id or None; ``hit(limits, app_id)`` counts a hit;
+    ``call(function, *arguments)`` returns what the function returns, or raises StoreError if that takes
+    too long.  ``log`` gets why a request fails, and in shadow mode what would have been denied.
+    """
+    if settings.mode == "off":
+        return OK, None
+    status, decision, app_id = UNAUTHORIZED, None, None
+    try:
+        app_id = find()
+        if app_id is not None:
+            status, decision = call(_decide, settings, app_id, hit)
+    except Exception as error:
+        return fail(settings, error, log)
+    if settings.mode == "enforce":
+        return status, decision
+    if status is not OK:
+        log(f"shadow: {app_id or 'a request without a valid app_id'} would have got {status}")
+    return OK, None
+
+
+def fail(settings: "Settings", error: Exception, log: "Callable[[str], None]") -> "Verdict":
+    """The verdict on a request that could not be judged, for that reason."""
+    log(describe(error))
+    admits = settings.mode == "shadow" or (settings.admits_on_error and isinstance(error, StoreError))
+    return (OK if admits else INTERNAL_SERVER_ERROR), None
+
+
+def describe(error: Exception) -> str:
+    """An error in a log line."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _decide(settings: "Settings", app_id: str, hit: "Callable[[str, str], Decision]") -> "Verdict":
+    if not settings.apps:
+        return _strike(hit, settings.limits, app_id)
+    from limiter.register import UNLIMITED, look_up
+
+    entry = look_up(settings.apps, app_id)
+    if entry is None:
+        return UNAUTHORIZED, None
+    path, limits = entry
+    if limits == UNLIMITED:
+        return OK, None
+    try:
+        return _strike(hit, limits, app_id)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _strike(hit: "Callable[[str, str], Decision]", limits: str, app_id: str) -> "Verdict":
+    decision = hit(limits, app_id)
+    return (OK if decision else TOO_MANY_REQUESTS), decision

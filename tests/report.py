@@ -1,0 +1,82 @@
+"""A table of figures, and whether what is claimed of them holds: the report of every benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a figure, of what it is a multiple, and what was measured for it.
+
+    ``time`` is in microseconds, ``rate`` in requests or hits a second.
+    """
+
+    name: str
+    figure: float
+    of: str
+    time: float | None = None
+    rate: float | None = None
+
+    def line(self, most: float) -> str:
+        """The line, of at most 100 columns, with the claim that the figure is at most so much."""
+        time = f"{self.time:,.1f} us" if self.time is not None else ""
+        rate = f"{self.rate:,.0f}/s" if self.rate is not None else ""
+        claim = f"at most {most:g}" if most < float("inf") else ""
+        verdict = "FALSE" if self.figure > most else ""
+        figure = f"{self.figure:,.2f}"
+        return f"{self.name:33}{time:>11}{rate:>10}{figure:>9} {self.of:19}{claim:12}{verdict}".rstrip()
+
+
+def read_rounds(module: str, description: str | None, default: int, arguments: list[str] | None) -> int:
+    """How many measurements of each kind the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog=f"python3 -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=default, help="measurements of each kind (default: %(default)s)"
+    )
+    return max(1, int(parser.parse_args(arguments).rounds))
+
+
+def report(rows: Iterable[Row], at_most: Mapping[str, float]) -> int:
+    """Print each row as it comes, and return 0 if all claims hold, else 1.
+
+    ``at_most`` are the claims: no figure of that name is greater.
+    """
+    failed = []
+    for row in rows:
+        most = at_most.get(row.name, float("inf"))
+        print(row.line(most), flush=True)
+        if row.figure > most:
+            failed.append(row.name)
+    print(f"\nNot as claimed: {', '.join(failed)}" if failed else "\nAll as claimed.")
+    return 1 if failed else 0
+
+
+def machine() -> str:
+    """What all this was measured on."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return (
+        f"{time.strftime('%Y-%m-%d')}; {cpu[1] if cpu else platform.machine()},"
+        f" {len(os.sched_getaffinity(0))} cores; Linux {platform.release()}"
+    )
+
+
+def file_system(path: str) -> str:
+    """The type of file system that a path is on."""
+    found = "/", "?"
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, point, kind, *_ = line.split()
+        if f"{path}/".startswith(f"{point.rstrip('/')}/") and point >= found[0]:
+            found = point, kind
+    return found[1]
