@@ -6,7 +6,7 @@ here = __file__.rpartition("/")[0] + "/"
 sys.path[:0] = [here + "..", here]  # the package: beside cgi-bin, or inside it
 import limiter
 
-limiter.preload("action")
+limiter.preload("guard")
 from limiter.action import run
 
 run()

@@ -2,8 +2,8 @@
 
 Apache redirects a request for a script with the handler ``limited`` to this door, within itself.  It
 gives the script's URL as PATH_INFO and its file as PATH_TRANSLATED, both with the extra path that the
-client wrote behind the script's name, and each variable X of the script's own request as REDIRECT_X.  The
-script gets the environment that Apache would have given it, but for what Apache does not tell here:
+client wrote behind the script's name, and each variable X of the script's own request as REDIRECT_X.
+The script gets the environment that Apache would have given it, but for what Apache does not tell here:
 
 - AUTH_TYPE is missing, and HTTP_AUTHORIZATION too: CGIPassAuth must be on for the guard.
 - CONTEXT_PREFIX and CONTEXT_DOCUMENT_ROOT are missing outside the document root.
@@ -14,7 +14,8 @@ A script whose name ends in ``.php`` is run by php-cgi, any other by its own fir
 ``nph-`` cannot be guarded: it would write a whole response behind the fields of the guard.
 
 ``LIMITER_GUARD_ROOT``, an absolute path, is a setting of this door alone: no other file is run than
-those below it, wherever links lead.  Both the guard's own and the script's directory may set it, and both hold.
+those below it, wherever links lead.  Both the guard's own and the script's directory may set it, and
+both hold.  It is checked before the script starts: who may change links meanwhile is trusted.
 """
 
 import posix
@@ -81,11 +82,11 @@ def run() -> "NoReturn":
 
 
 def _environ_of_script(environ: "Mapping[bytes, bytes]") -> "dict[bytes, bytes] | None":
-    """What Apache would have given to the script itself; None if it has not brought this request here."""
+    """What Apache would have given to the script; None if it has not brought this request here."""
     url = environ.get(b"PATH_INFO", b"")
     # mod_actions alone sets HANDLER, for the URL that it appends to its own, just before it redirects.
-    # A client's header would be HTTP_X, and any further redirect makes it REDIRECT_REDIRECT_HANDLER.  The
-    # URL is a whole one with QualifyRedirectURL.
+    # A client's header would be HTTP_X, and any further redirect makes it REDIRECT_REDIRECT_HANDLER.
+    # The URL is a whole one with QualifyRedirectURL.
     if b"REDIRECT_HANDLER" not in environ or not environ.get(b"REDIRECT_URL", b"").endswith(url):
         return None
     path = environ.get(b"PATH_TRANSLATED", b"")
@@ -159,8 +160,8 @@ def _become(script: "dict[bytes, bytes]") -> None:
     """Execute the script in its directory.  Returns, or raises OSError, only if that fails."""
     _restore_signals()
     if deadline.is_stuck() and posix.fork():
-        # A process with a thread that is stuck cannot become another: execve would wait for the thread.  A
-        # child has no such thread.
+        # A process with a thread that is stuck cannot become another: execve would wait for the thread.
+        # A child has no such thread.
         deadline.hang_up()
         posix._exit(0)
     file = script[b"SCRIPT_FILENAME"]
@@ -184,7 +185,7 @@ def _restore_signals() -> None:
 
     mod_cgi's scripts inherit what their parent ignores, and mod_cgid's parent ignores nothing.
     """
-    import _signal  # type: ignore[import-not-found]
+    import _signal
 
     number = posix.open(f"/proc/{posix.getppid()}/status", posix.O_RDONLY)
     ignored = posix.read(number, 4096).partition(b"SigIgn:")[2].split(None, 1)[0]

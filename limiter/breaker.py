@@ -6,10 +6,13 @@ left alone for a while: every further call fails at once, but for one at a time 
 the store speaks again.
 """
 
+import atexit
 import errno
 import posix
-from _thread import allocate_lock, start_new_thread
-from time import monotonic
+from _signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals
+from _thread import allocate_lock, get_native_id, start_new_thread
+from time import monotonic, sleep
+from weakref import WeakSet
 
 from limiter.store import StoreError, silent
 
@@ -25,6 +28,8 @@ _FIRST_WHILE = 1.0
 _LONGEST_WHILE = 60.0
 # The store is not asked while so many threads are stuck in it.
 _STUCK_MOST = 16
+# How long to wait, in seconds, for idle threads to end when the interpreter does.
+_ENDING_MOST = 1.0
 
 
 class Breaker:
@@ -76,6 +81,7 @@ class _Pool:
         self._while = 0.0  # 0 if the store speaks
         self._end_of_while = 0.0
         self._probe: _Thread | None = None
+        _pools.add(self)
 
     def call(self, function: "Callable[..., Any]", arguments: "tuple[object, ...]") -> "Any":
         thread = self._thread() if self._speaks() else self._probing_thread()
@@ -111,6 +117,10 @@ class _Pool:
         self._keep(thread)
         if self._is_closed:
             self.close()
+
+    def idle(self) -> "list[_Thread]":
+        """The threads that wait for a call, if they are this process's."""
+        return [*self._idle] if self.process == posix.getpid() else []
 
     def close(self) -> None:
         """Let the threads end, those that are stuck when they come back.
@@ -192,9 +202,24 @@ class _Thread:
         self.result: Any = None
         self.error: BaseException | None = None
         self.is_stuck = False
-        start_new_thread(self._run, ())
+        self._native_id = 0
+        # A signal is for the server, whose handler must not run in a thread that it does not know.
+        mask = pthread_sigmask(SIG_BLOCK, valid_signals())
+        try:
+            start_new_thread(self._run, ())
+        finally:
+            pthread_sigmask(SIG_SETMASK, mask)
+
+    def is_alive(self) -> bool:
+        """Whether the system still has this thread, as far as it can be seen."""
+        try:
+            posix.stat(f"/proc/self/task/{self._native_id}")
+        except OSError:
+            return False
+        return True
 
     def _run(self) -> None:
+        self._native_id = get_native_id()
         while True:
             self.begin.acquire()
             if self.task is None:
@@ -208,3 +233,22 @@ class _Thread:
             self.result = function(*arguments)
         except BaseException as error:
             self.error = error
+
+
+_pools: "WeakSet[_Pool]" = WeakSet()
+
+
+def _end_idle_threads() -> None:
+    """End the threads before the interpreter does: one of several in a process, as under mod_wsgi, must.
+
+    Until the system has none of them any more: it may unload Python next.
+    """
+    idle = [thread for pool in [*_pools] for thread in pool.idle()]
+    for pool in [*_pools]:
+        pool.close()
+    deadline = monotonic() + _ENDING_MOST
+    while any([thread.is_alive() for thread in idle]) and monotonic() < deadline:
+        sleep(0.001)
+
+
+atexit.register(_end_idle_threads)

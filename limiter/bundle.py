@@ -48,7 +48,11 @@ def compile_all(package: Path = HERE, shown_as: "str | None" = None) -> None:
     """
     shown = str(package) if shown_as is None else shown_as
     done = compileall.compile_dir(
-        str(package), ddir=shown, force=True, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
+        str(package),
+        ddir=shown,
+        force=True,
+        quiet=1,
+        invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
     )
     if not done:
         raise OSError(f"Not all of {package} could be compiled")

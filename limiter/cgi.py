@@ -17,7 +17,7 @@ from limiter.request import Key
 from limiter.response import INTERNAL_SERVER_ERROR, OK, answer, header, standings
 from limiter.settings import Settings
 from limiter.store import Store, StoreError
-from limiter.verdict import describe, fail, judge
+from limiter.verdict import describe, fail, judge, line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ def refuse(environ: "Mapping[bytes, bytes]", status: str) -> "NoReturn":
 
 
 def log(reason: str) -> None:
-    """Write one line on standard error, whatever the reason's text."""
+    """Write one line on standard error."""
     try:
-        posix.write(2, f"limiter: {reason}"[:2000].encode("unicode_escape") + b"\n")
+        posix.write(2, line(reason).encode())
     except OSError:
         pass  # there is nobody left to tell
 

@@ -7,7 +7,7 @@ from limiter.limiter import Limiter
 from limiter.request import Key
 from limiter.response import TOO_MANY_REQUESTS
 from limiter.settings import NAMES, Settings
-from limiter.verdict import judge
+from limiter.verdict import judge, line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ class Gates:
 
 
 def write_line(file: "ErrorStream", reason: str) -> None:
-    """One line in a log, whatever the reason's text."""
+    """Write one line in a log."""
     try:
-        file.write(f"limiter: {reason}"[:2000].encode("unicode_escape").decode() + "\n")
+        file.write(line(reason))
         file.flush()
     except Exception:
         pass  # there is nobody left to tell, and the verdict stands

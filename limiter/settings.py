@@ -68,7 +68,7 @@ class Settings:
         self.key = _text(environ, "LIMITER_KEY", "app_id")
         self.proxies = _text(environ, "LIMITER_TRUSTED_PROXIES", "")
         self._root = _path(environ, "LIMITER_ROOT", "")
-        self._temporary = _path(environ, "TMPDIR", "/tmp")
+        self._temporary = "" if self._root else _path(environ, "TMPDIR", "/tmp")
 
     def root(self) -> str:
         """The store.  Raises StoreError if it is the default one, and that is not to be had."""

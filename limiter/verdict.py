@@ -50,8 +50,13 @@ def fail(settings: "Settings", error: Exception, log: "Callable[[str], None]") -
 
 
 def describe(error: Exception) -> str:
-    """An error in a log line."""
+    """An error, as a reason in the log."""
     return f"{type(error).__name__}: {error}"
+
+
+def line(reason: str) -> str:
+    """One line of the log, whatever the reason's text."""
+    return f"limiter: {reason}"[:2000].encode("unicode_escape").decode() + "\n"
 
 
 def _decide(settings: "Settings", app_id: str, hit: "Callable[[str, str], Decision]") -> "Verdict":

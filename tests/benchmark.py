@@ -52,7 +52,7 @@ AT_MOST = {
     "denied from memory: system calls": 0,
     "admitted from memory: listings": 0,
     "admitted from memory: renames": 1,
-    "first of 1000/hour: further calls": 0,
+    "first of 1000/hour: more calls": 0,
 }
 """The claims: no figure of that name is greater."""
 
@@ -282,7 +282,7 @@ def others(rounds: int) -> Iterator[Row]:
         player, bare = Player(root, "1000/hour", remembers=False), Bare(root, 64)
         player.fill()  # for an hour
         ((each, ratio),) = compare(rounds, batch(bare.listdir), batch(player.hit))
-        yield Row("1000/hour denied (16 directories)", ratio, "x listdir", each)
+        yield Row("1000/hour denied, 16 directories", ratio, "x listdir", each)
 
 
 def _looks(rounds: int, place: str, limits: str, files: int, suffix: str = "") -> Iterator[Row]:
@@ -346,7 +346,7 @@ def firsts(rounds: int) -> Iterator[Row]:
         ((each, ratio),) = compare(rounds, lambda: first(small), lambda: first(large))
         yield Row("first of 1000/hour", ratio, "x first of 64/hour", each)
         further = sum(calls_of_first_hit(large).values()) - sum(calls_of_first_hit(small).values())
-        yield Row("first of 1000/hour: further calls", further, "beyond 64/hour's")
+        yield Row("first of 1000/hour: more calls", further, "beyond 64/hour's")
 
 
 def calls_of_first_hit(player: Player) -> Counter[str]:

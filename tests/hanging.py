@@ -29,6 +29,8 @@ _UNMOUNT = "fusermount3"
 _THREADS = 100
 _THREADS_LIMITED = 12
 _READY = "ready"
+# What no process waits for: the kernel closes a file in the background.
+_NEVER_WAITED_FOR = ("init", "release", "use_ns")
 
 
 class Mount:
@@ -170,7 +172,7 @@ class _Through:
         self._backing = backing
         self._caller = caller
         for name in vars(_Through):
-            if not name.startswith("_") and name not in ("use_ns", "init"):
+            if not name.startswith("_") and name not in _NEVER_WAITED_FOR:
                 setattr(self, name, gate.passing(getattr(self, name)))
 
     def init(self, _: str) -> None:

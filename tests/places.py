@@ -23,7 +23,8 @@ def install(place: Path) -> None:
     """Copy the package and cgi-bin there as the installer lays them out, precompiled."""
     for name in ("limiter", "cgi-bin"):
         shutil.copytree(REPOSITORY / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "deploy/apache/rewritemap", place)
+    for name in ("500.json", "guard.conf", "map.conf", "rewritemap"):
+        shutil.copy(REPOSITORY / "deploy/apache" / name, place)
     subprocess.run(
         [PYTHON, "-B", "-m", "limiter", "compile"], cwd=place, stdout=subprocess.DEVNULL, check=True
     )

@@ -32,7 +32,7 @@ class Row:
         claim = f"at most {most:g}" if most < float("inf") else ""
         verdict = "FALSE" if self.figure > most else ""
         figure = f"{self.figure:,.2f}"
-        return f"{self.name:33}{time:>11}{rate:>10}{figure:>9} {self.of:19}{claim:12}{verdict}".rstrip()
+        return f"{self.name:32}{time:>11}{rate:>10}{figure:>10} {self.of:19}{claim:12}{verdict}".rstrip()
 
 
 def read_rounds(module: str, description: str | None, default: int, arguments: list[str] | None) -> int:

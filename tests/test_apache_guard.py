@@ -317,9 +317,7 @@ def test_who_does_not_say_who_asks_is_unauthorized(server: Server, name: str) ->
         assert "RateLimit" not in reply.headers
 
 
-@pytest.mark.parametrize(
-    "extra", ["", "/", "/a/b.pl", "/a%20b/%C3%A4%E4%3B%3F%25%26+=/.x", "/a/./b/../c"]
-)
+@pytest.mark.parametrize("extra", ["", "/", "/a%20b/%C3%A4%E4%3B%3F%25%26+=/.x", "/a/./b/../c"])
 @pytest.mark.parametrize("name", [*EXECUTABLE, "with%20a%20blank%20&%20%C3%A4.pl", "link.pl"])
 def test_script_is_given_what_it_would_be_given_without_the_guard(
     server: Server, name: str, extra: str

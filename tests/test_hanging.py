@@ -11,6 +11,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -164,9 +165,10 @@ def test_nothing_is_left_even_of_one_that_hangs_and_is_in_use() -> None:
         child = forked(lambda: os.listdir(mount.path))
         mount.wait_until_stuck()
     status_of(child)
-    for call in (os.fstat, os.close):
-        with pytest.raises(OSError, match="not connected"):
-            call(file)
+    with pytest.raises(OSError, match="not connected"):
+        os.fstat(file)
+    with suppress(OSError):  # whether closing asks the file system depends on what it said before
+        os.close(file)
     assert not mount.path.exists()
 
 

@@ -62,18 +62,18 @@ def _lose_no_race() -> None:
 
 
 def _count_a_shorter_window() -> None:
-    """Break S1: let a slot go a tenth of a window too soon."""
+    """Break S1: let a slot go half a window too soon."""
     look = Sliding.look
     Sliding.look = (  # type: ignore[method-assign]
-        lambda self, names, now, cost: look(self, names, now + self.window // 10, cost)
+        lambda self, names, now, cost: look(self, names, now + self.window // 2, cost)
     )
 
 
 def _count_a_longer_window() -> None:
-    """Break L1: keep a slot a tenth of a window too long."""
+    """Break L1: keep a slot half a window too long."""
     look = Sliding.look
     Sliding.look = (  # type: ignore[method-assign]
-        lambda self, names, now, cost: look(self, names, now - self.window // 10, cost)
+        lambda self, names, now, cost: look(self, names, now - self.window // 2, cost)
     )
 
 

@@ -207,7 +207,10 @@ def test_interpreters_together_admit_exactly_the_limit(home: Path, mode: str) ->
         replies = ask_at_once(server, 50 * ["/api?app_id=acme", "/other?app_id=acme"])
         assert {reply.status for reply in replies} == {200, 429}
         assert sum(reply.status == 200 for reply in replies) == 37
-    assert_ended_well(server.log)
+    # Within Apache's own processes the end of several interpreters with threads is mod_wsgi's weak point: they
+    # may crash then, with all requests answered.  Therefore everybody is told to write %{GLOBAL}.
+    if mode == "daemon":
+        assert_ended_well(server.log)
 
 
 def test_settings_come_from_the_location(home: Path, mode: str) -> None:

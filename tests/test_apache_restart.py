@@ -1,0 +1,207 @@
+"""The map and the ends of Apache: nobody is refused by a graceful restart, and nothing is left by a stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from tests.apache import MPMS, Server, apache
+from tests.places import PYTHON, REPOSITORY, new_root
+
+pytestmark = pytest.mark.one_python
+
+SETTINGS = {"LIMITER_PATHS": "^/api/", "LIMITER_LIMIT": "1000000/day fixed"}
+MODULES = ("rewrite", "actions")
+PATH = "/api/500.json?app_id=acme"
+RESTARTS = 4
+
+# In place of limiter/rewritemap.py.  It is told to end in the midst of an answer.
+TOLD_WHILE_IT_ANSWERS = """\
+import os, signal, sys
+
+def main():
+    for _ in sys.stdin.buffer:
+        process = os.getpid()
+        os.kill(process, signal.SIGTERM)
+        print(process, os.getpid(), flush=True)
+"""
+TOLD_WHILE_IT_STARTS = """\
+import os, signal, sys
+
+os.kill(os.getpid(), signal.SIGTERM)
+
+def main():
+    for _ in sys.stdin.buffer:
+        print(os.getpid(), flush=True)
+"""
+
+
+@pytest.fixture(params=MPMS)
+def server(request: pytest.FixtureRequest, installed: Path) -> Iterator[Server]:
+    """A server of one guarded file."""
+    site = f"""
+        Alias "/api/" "{installed}/"
+        <Directory "{installed}">
+            Require all granted
+        </Directory>
+    """
+    with apache(request.param, installed, SETTINGS, after=site, modules=MODULES) as server:
+        yield server
+
+
+def maps(server: Server) -> set[int]:
+    """The map programs of a server, and the copies that they have left."""
+    return {
+        int(process.name)
+        for process in Path("/proc").glob("[0-9]*")
+        if b"/rewritemap\0" in contents(process / "cmdline") and session(process) == server.pid
+    }
+
+
+def session(process: Path) -> int:
+    """Apache's processes are all of one, which is named for the first of them."""
+    fields = contents(process / "stat").rpartition(b")")[2].split()
+    return int(fields[3]) if fields else 0
+
+
+def contents(path: Path) -> bytes:
+    """A file of a process, which may have ended."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that nobody tells of."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def restart(server: Server) -> None:
+    """Let Apache begin anew, and wait until it has another map program that can be told to end."""
+    before = maps(server)
+    os.kill(server.pid, signal.SIGUSR1)
+    wait_until(lambda: any(map(leaves_a_copy, maps(server) - before)))
+
+
+def leaves_a_copy(program: int) -> bool:
+    """Whether it catches SIGTERM: a program that is ended before it can, in its first 10 ms, just ends."""
+    caught = contents(Path(f"/proc/{program}/status")).partition(b"SigCgt:")[2][:18]
+    return bool(int(caught or b"0", 16) >> signal.SIGTERM - 1 & 1)
+
+
+def test_who_began_to_ask_before_a_restart_is_answered_after_it(server: Server) -> None:
+    assert server.ask(PATH).status == 200
+    (before,) = maps(server)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\n".encode())
+        wait_until(lambda: is_read(connection))
+        restart(server)
+        restart(server)
+        assert before not in maps(server)
+        assert len(maps(server)) > 1
+        connection.sendall(b"Connection: close\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+    wait_until(lambda: len(maps(server)) == 1)
+
+
+def is_read(connection: socket.socket) -> bool:
+    """Whether the other side has read all that was sent."""
+    own, other = (f":{name[1]:04X}" for name in (connection.getsockname(), connection.getpeername()))
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(other) and fields[2].endswith(own):
+            return fields[4].endswith(":00000000") and fields[3] == "01" and fields[9] != "0"
+    return False
+
+
+def test_restarts_under_load_refuse_nobody(server: Server) -> None:
+    over = Event()
+
+    def ask(_: int) -> list[int]:
+        statuses = []
+        while not over.is_set():
+            statuses.append(server.ask(PATH).status)
+        return statuses
+
+    assert server.ask(PATH).status == 200
+    with ThreadPoolExecutor(4) as clients:
+        answers = clients.map(ask, range(4))
+        try:
+            for _ in range(RESTARTS):
+                restart(server)
+                wait_until(lambda: len(maps(server)) == 1)
+        finally:
+            over.set()
+        statuses = [status for statuses in answers for status in statuses]
+    assert set(statuses) == {200}
+
+
+@pytest.mark.parametrize("mpm", MPMS)
+def test_stop_right_after_the_start_leaves_nothing(mpm: str, installed: Path) -> None:
+    # mod_cgid's daemon, when it is told to end at its very start, does not.
+    modules = (*MODULES, "cgi")
+    with apache(mpm, installed, SETTINGS, without=("cgid",), modules=modules) as server:
+        pass  # at the end it waits for the last process
+    assert not maps(server)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """The program, with an empty package beside it."""
+    path = new_root("/tmp")
+    shutil.copy(REPOSITORY / "deploy/apache/rewritemap", path)
+    (path / "limiter").mkdir()
+    yield path
+    shutil.rmtree(path)
+
+
+def started(place: Path, python: str) -> subprocess.Popen[str]:
+    """The program, by another Python than its first line names but with the same options."""
+    program = place / "rewritemap"
+    options = program.read_text().splitlines()[0].partition(" ")[2]
+    return subprocess.Popen(
+        [python, options, program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("python", {PYTHON, sys.executable})
+def test_an_answer_is_finished_before_a_copy_is_left(place: Path, python: str) -> None:
+    (place / "limiter/rewritemap.py").write_text(TOLD_WHILE_IT_ANSWERS)
+    with started(place, python) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(file=process.stdin, flush=True)
+        assert process.stdout.readline() == f"{process.pid} {process.pid}\n"
+        assert process.wait(timeout=30) == 0
+        # The copy ends by the signal, as anybody's would.
+        said, error = process.communicate("\n", timeout=30)
+    assert (said, error) == ("", "")
+
+
+@pytest.mark.parametrize("python", {PYTHON, sys.executable})
+def test_a_copy_is_left_by_a_program_that_has_hardly_started(place: Path, python: str) -> None:
+    (place / "limiter/rewritemap.py").write_text(TOLD_WHILE_IT_STARTS)
+    with started(place, python) as process:
+        assert process.wait(timeout=30) == 0
+        said, error = process.communicate("\n", timeout=30)
+    assert error == ""
+    assert said not in ("", f"{process.pid}\n")

@@ -1,0 +1,39 @@
+"""Acting as the owner of a store: for good, and only where there is one who is not root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from limiter.owner import become_owner
+from tests.faults import play
+
+NOBODY, GROUP = 65534, 65533
+
+
+def _who(root: str) -> str:
+    """Who a process is after that, as it says itself; and whether it can take it back."""
+
+    def become() -> None:
+        become_owner(root)
+        os.write(1, f"{os.getresuid()} {os.getresgid()} {os.getgroups()}".encode())
+
+    return play(become, 10**6, lambda: None).output.decode()
+
+
+def _as_started() -> str:
+    return f"{os.getresuid()} {os.getresgid()} {os.getgroups()}"
+
+
+def test_root_becomes_the_owner_and_its_group_and_nothing_else(root: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as somebody else")
+    os.chown(root, NOBODY, GROUP)
+    assert _who(root) == f"{(NOBODY,) * 3} {(GROUP,) * 3} []"
+
+
+@pytest.mark.parametrize("store", [".", "missing"])
+def test_without_another_owner_nothing_changes(root: str, store: str) -> None:
+    assert _who(str(Path(root, store))) == _as_started()
