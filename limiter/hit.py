@@ -178,6 +178,7 @@ def deny(views: "Sequence[View]", now: int, cost: int) -> Decision:
 def claim(store: Store, views: "Sequence[View]", cost: int, clock: "Callable[[], int]") -> bool:
     """Take what a hit needs in each view, or nothing and return False: a race was lost."""
     claims: list[tuple[View, str, str, str]] = []
+    lost: list[tuple[View, str, str, str]] = []
     if len(views) > 1:
         views = sorted(views, key=_order)
     try:
@@ -188,11 +189,14 @@ def claim(store: Store, views: "Sequence[View]", cost: int, clock: "Callable[[],
             for directory, name in view.free[start:] + view.free[:start]:
                 held = needed > 1 or view is not views[-1]
                 new = _take(store, view, directory, name, cost, held, clock)
-                if new:
-                    claims.append((view, directory, name, new))
-                    needed -= 1
-                    if not needed:
-                        break
+                if not new:
+                    # Somebody has taken it since the look; to try it again would be in vain.
+                    lost.append((view, directory, name, view.limit.taken(name, view.now, cost, False)))
+                    continue
+                claims.append((view, directory, name, new))
+                needed -= 1
+                if not needed:
+                    break
             if needed:
                 _give_back(store, claims, cost, clock)
                 return False
@@ -202,10 +206,11 @@ def claim(store: Store, views: "Sequence[View]", cost: int, clock: "Callable[[],
         except StoreError:
             pass  # the first error is the one to tell
         raise
-    for view, directory, name, new in claims:
+    for view, directory, name, new in claims + lost:
         names = [new if other == name else other for other in view.listed[directory]]
         names.sort()
         view.listed[directory] = names
+    for view, _, _, new in claims:
         view.claimed.append(new)
     return True
 

@@ -35,7 +35,7 @@ def test_it_prints_a_table_of_all_claims(
     assert "Apache" in lines[1]
     assert lines[-1] == "All as claimed."
     assert max(map(len, lines[2:])) <= 100
-    for name in benchmark.AT_MOST:
+    for name in (*benchmark.AT_MOST, *benchmark.GOALS):
         assert any(line.startswith(f"{name} ") for line in lines) or "mod_wsgi" in output.err
 
 
@@ -44,11 +44,13 @@ def test_a_false_claim_is_named(
 ) -> None:
     monkeypatch.setattr(benchmark, "wsgi", tuple)
     monkeypatch.setattr(benchmark, "scripts", tuple)
-    name = "file"  # no more than itself
+    name, missed = "file", "proxied"  # no more than itself
     monkeypatch.setattr(benchmark, "AT_MOST", {name: -1})
+    monkeypatch.setattr(benchmark, "GOALS", {missed: -1})
     assert benchmark.main(FEW) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines if line.endswith("FALSE")] == [name]
+    assert [line.split("  ")[0] for line in lines if line.endswith("missed")] == [missed]
     assert lines[-1] == f"Not as claimed: {name}"
 
 

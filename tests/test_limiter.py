@@ -1091,3 +1091,23 @@ def test_a_claim_is_stamped_when_it_is_made(root: str, monkeypatch: pytest.Monke
     assert not limiter.hit("acme")
     clock.now += 1
     assert limiter.hit("acme")
+
+
+def test_a_slot_lost_to_another_process_is_not_tried_again(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was, at every hit until the next look."""
+    one, other = Limiter(root, "40/hour"), Limiter(root, "40/hour")
+    rename = Store.rename
+    tried: list[str] = []
+
+    def noting(store: Store, directory: str, old: str, new: str) -> bool:
+        tried.append(old)
+        return rename(store, directory, old, new)
+
+    one.hit("acme")
+    for _ in range(20):
+        other.hit("acme")
+    monkeypatch.setattr(Store, "rename", noting)
+    assert sum(bool(one.hit("acme")) for _ in range(20)) == 19
+    assert len(tried) == len(set(tried))
