@@ -19,6 +19,7 @@ import sys
 from limiter.cgi import log
 from limiter.furnish import must_exist
 from limiter.gate import Gate
+from limiter.handover import Handover
 from limiter.owner import become_owner
 from limiter.response import INTERNAL_SERVER_ERROR, fields
 from limiter.store import Store, StoreError
@@ -37,12 +38,12 @@ _ADDRESS = b"REMOTE_ADDR"
 _ROOTS = "The store belongs to root (give it to the user that Apache runs as)"
 
 
-def main() -> None:
-    """Answer until the input ends."""
+def main(handover: Handover) -> None:
+    """Answer what comes by standard input until it ends."""
     variables = [argument.partition("=") for argument in sys.argv[1:]]
     environ = {name.encode(): os.fsencode(value) for name, _, value in variables}
     try:
-        answer_all(sys.stdin.buffer, sys.stdout.buffer, environ)
+        answer_all(handover.lines(sys.stdin.buffer), sys.stdout.buffer, environ)
     except (BrokenPipeError, KeyboardInterrupt):
         # Apache has ended, or is being ended from its terminal; and nothing is to be flushed.
         os._exit(0)

@@ -247,11 +247,17 @@ def _wait_for_the_last_of(group: int) -> None:
 
 
 def _alive(group: int) -> bool:
+    """Whether any process of the group runs; one that has ended, and that nobody has noticed yet, does not."""
+    return any(_runs_in(group, process) for process in os.listdir("/proc") if process.isdigit())
+
+
+def _runs_in(group: int, process: str) -> bool:
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
+        status = Path("/proc", process, "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
+    state, _, its_group = status.rpartition(")")[2].split()[:3]
+    return int(its_group) == group and state != "Z"
 
 
 def _cgi(mpm: str) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from limiter.bundle import BUNDLES
 from tests.apache import MPMS, Reply, ask, free_port
 from tests.places import PYTHON, REPOSITORY, new_root
 
@@ -31,6 +32,9 @@ CHECK = "/cgi-bin/check.py?app_id=acme"
 
 _DEADLINE = 60
 _PLACES = ("etc", "usr", "var")
+
+# What the installer enables.
+_MODULES = ("actions", "cgi", "cgid", "headers", "rewrite")
 
 _NEW_MACHINE = """
 mount -t tmpfs tmpfs "$0"
@@ -60,6 +64,8 @@ LoadModule authz_core_module modules/mod_authz_core.so
 LoadModule alias_module modules/mod_alias.so
 LoadModule env_module modules/mod_env.so
 LoadModule headers_module modules/mod_headers.so
+LoadModule actions_module modules/mod_actions.so
+LoadModule rewrite_module modules/mod_rewrite.so
 LoadModule cgid_module modules/mod_cgid.so
 ScriptSock /run/cgisock
 User apache
@@ -136,10 +142,12 @@ class Machine:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def set(self, name: str, value: str, settings: str = SETTINGS) -> None:
-        """Edit the settings as a user does."""
+    def define(self, name: str, value: str, settings: str = SETTINGS) -> None:
+        """Edit the settings as a user does, who may have to remove a "#"."""
         path = self.path(settings)
-        text, count = re.subn(f'(?m)^Define {name} ".*"$', f'Define {name} "{value}"', path.read_text())
+        text, count = re.subn(
+            f'(?m)^#?Define {name} ".*"$', f'Define {name} "{value}"', path.read_text()
+        )
         assert count == 1
         path.write_text(text)
 
@@ -178,7 +186,7 @@ def machine() -> Iterator[Machine]:
         for name in ("limiter", "cgi-bin", "deploy/apache"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / name, machine.sources / name, ignore=ignored)
-        machine.do("a2dismod", "-q", "-f", "cgi", "cgid", "headers")
+        machine.do("a2dismod", "-q", "-f", *_MODULES)
         yield machine
 
 
@@ -237,11 +245,11 @@ def _description(path: Path) -> object:
     return status.st_mode, status.st_uid, status.st_mtime_ns, hashlib.sha256(content).digest(), link
 
 
-def _wait_for(condition: Callable[[Reply], bool], port: int) -> Reply:
+def _wait_for(condition: Callable[[Reply], bool], port: int, path: str = CHECK) -> Reply:
     """A reload goes on after the command for it has ended."""
     deadline = time.monotonic() + _DEADLINE
     while True:
-        reply = ask(port, CHECK)
+        reply = ask(port, path)
         if condition(reply):
             return reply
         assert time.monotonic() < deadline, reply
@@ -262,7 +270,7 @@ def test_limit_is_kept_after_an_installation(machine: Machine, port: int, mpm: s
     assert "+ a2enmod -q " + {"event": "cgid", "prefork": "cgi"}[mpm] in _steps(said)
     assert "systemctl enable --now apache2" in said
     assert said.endswith("curl -i 'http://localhost/cgi-bin/check.py?app_id=acme'\n")
-    machine.set("LIMITER_LIMIT", "3/hour")
+    machine.define("LIMITER_LIMIT", "3/hour")
     machine.do("apache2ctl", "start")
     replies = [ask(port, CHECK) for _ in range(4)]
     assert [reply.status for reply in replies] == [200, 200, 200, 429]
@@ -277,7 +285,7 @@ def test_running_apache_is_restarted_for_a_new_module(
     machine.do("apache2ctl", "start")
     assert ask(port, CHECK).status == 404
     if enabled:
-        machine.do("a2enmod", "-q", "cgid", "headers")
+        machine.do("a2enmod", "-q", "actions", "cgid", "headers", "rewrite")
     said = machine.install()
     assert _steps(said)[-2:] == ["+ apache2ctl -t", "+ service apache2 restart"]
     reply = ask(port, CHECK)
@@ -286,7 +294,7 @@ def test_running_apache_is_restarted_for_a_new_module(
 
 def test_running_apache_is_reloaded_else(machine: Machine, port: int) -> None:
     """No connection is cut without need."""
-    machine.do("a2enmod", "-q", "cgid", "headers")
+    machine.do("a2enmod", "-q", "actions", "cgid", "headers", "rewrite")
     machine.do("apache2ctl", "start")
     assert ask(port, CHECK).status == 404
     said = machine.install()
@@ -355,13 +363,17 @@ def test_what_is_installed_belongs_to_root(machine: Machine) -> None:
     for path in map(Path, _tree(str(program))):
         status = path.stat()
         assert (status.st_uid, status.st_mode & 0o022) == (0, 0), path
-    assert sorted(os.listdir(program)) == ["500.json", "cgi-bin", "limiter", "limiter.conf"]
+    configuration = ["500.json", "guard.conf", "limiter.conf", "map.conf"]
+    assert sorted(os.listdir(program)) == sorted([*configuration, "cgi-bin", "limiter", "rewritemap"])
+    for file in ("rewritemap", "cgi-bin/check.py", "cgi-bin/guard.py"):
+        assert (program / file).stat().st_mode & 0o777 == 0o755
     modules = {path.stem for path in (REPOSITORY / "limiter").glob("*.py")}
     assert {path.name for path in (program / "limiter").iterdir()} - {"__pycache__"} == {
         f"{module}.py" for module in modules
     }
-    compiled = {path.name.partition(".")[0] for path in (program / "limiter/__pycache__").iterdir()}
-    assert compiled == modules
+    tag = machine.do(PYTHON, "-c", "import sys; print(sys.implementation.cache_tag, end='')")
+    compiled = {f"{name}.{tag}.pyc" for name in modules} | {f"{name}.{tag}.bundle" for name in BUNDLES}
+    assert {path.name for path in (program / "limiter/__pycache__").iterdir()} == compiled
     parent = os.path.dirname(STORE)
     assert machine.do("stat", "-c", "%U %a", STORE, parent) == "www-data 700\nroot 755\n"
 
@@ -386,36 +398,102 @@ print(generation(), generation.__code__.co_filename)
     assert "Nothing changed" in machine.install()
 
 
-@pytest.mark.parametrize("damage", ["missing", "stale", "checked", "writable", "foreign", "added"])
+@pytest.mark.parametrize("damage", ["writable", "foreign", "added", "checked"])
 def test_damage_is_repaired(machine: Machine, damage: str) -> None:
     """What is not as it was installed is installed again."""
     machine.install()
     source = machine.path(f"{PROGRAM}/limiter/notation.py")
-    compiled = next((source.parent / "__pycache__").glob("notation.*.pyc"))
-    whole = compiled.read_bytes()
-    if damage == "missing":
-        compiled.unlink()
-    elif damage == "stale":
-        compiled.write_bytes(whole[:8] + bytes(8) + whole[16:])
-    elif damage == "checked":
-        machine.do(PYTHON, "-m", "compileall", "-fq", f"{PROGRAM}/limiter")
-    elif damage == "writable":
+    if damage == "writable":
         source.chmod(0o666)
     elif damage == "foreign":
         machine.do("chown", "www-data", f"{PROGRAM}/cgi-bin")
-    else:
+    elif damage == "added":
         (source.parent / "posix.py").touch()
+    else:
+        machine.do(PYTHON, "-m", "compileall", "-fq", f"{PROGRAM}/limiter")
+    assert_is_repaired(machine)
+
+
+@pytest.mark.parametrize("file", ["notation.*.pyc", "check.*.bundle", "guard.*.bundle"])
+def test_compiled_file_is_made_anew(machine: Machine, file: str) -> None:
+    """Be it missing, of other sources or of another Python."""
+    machine.install()
+    (compiled,) = machine.path(f"{PROGRAM}/limiter/__pycache__").glob(file)
+    whole = compiled.read_bytes()
+    for spoilt in (None, whole[:8] + bytes(8) + whole[16:], b"\0\0" + whole[2:]):
+        compiled.unlink()
+        if spoilt:
+            compiled.write_bytes(spoilt)
+        assert "Nothing changed" not in machine.install()
+        assert compiled.read_bytes()[:16] == whole[:16]
+
+
+def assert_is_repaired(machine: Machine) -> None:
+    """By one run of the installer, which leaves nothing behind."""
     assert "Nothing changed" not in machine.install()
-    assert next((source.parent / "__pycache__").glob("notation.*.pyc")).read_bytes()[:16] == whole[:16]
     assert "Nothing changed: all is in order." in machine.install()
     assert not machine.path(f"{PROGRAM}.new").exists()
     assert not machine.path(f"{PROGRAM}.old").exists()
 
 
+def test_virtual_host_without_rules_is_named(machine: Machine) -> None:
+    """Debian's own one has none."""
+    site = "/etc/apache2/sites-enabled/000-default.conf"
+    line = f"answers 500 where LIMITER_PATHS guards: {site}, line 1\n"
+    machine.install()
+    assert "LIMITER_PATHS" not in machine.install()
+    machine.define("LIMITER_PATHS", "^/api/")
+    assert line in machine.install()
+    text = machine.path("/etc/apache2/sites-available/000-default.conf")
+    text.write_text(text.read_text().replace("</VirtualHost>", "RewriteEngine On\n</VirtualHost>"))
+    assert line not in machine.install()
+
+
+def test_tracebacks_name_the_place_of_the_program(machine: Machine) -> None:
+    """And not the one where it was compiled, also those of what comes from a bundle."""
+    machine.install()
+    machine.path(f"{PROGRAM}/limiter/notation.py").unlink()
+    look = f"""
+import sys
+sys.path.insert(0, {PROGRAM!r})
+import limiter
+limiter.preload("check")
+from limiter.notation import parse
+parse("nonsense")
+"""
+    said = machine.run(PYTHON, "-IS", "-c", look).stderr
+    assert f'File "{PROGRAM}/limiter/notation.py", line ' in said
+
+
+def test_map_and_guard_work_after_an_installation(machine: Machine, port: int) -> None:
+    """They need no more than the settings; and an update lets a running map program end."""
+    machine.install()
+    machine.define("LIMITER_PATHS", "^/index")
+    machine.path("/var/www/html/page").write_text("#!/bin/sh\necho\necho A page.\n")
+    machine.path("/var/www/html/page").chmod(0o755)
+    site = machine.path("/etc/apache2/sites-available/000-default.conf")
+    more = 'RewriteEngine On\n<Location "/page">\nSetHandler limited\n</Location>\n</VirtualHost>'
+    site.write_text(site.read_text().replace("</VirtualHost>", more))
+    machine.do("apache2ctl", "start")
+    assert [ask(port, path).status for path in ("/index.html", "/page")] == [401, 401]
+    for path in ("/index.html", "/page"):
+        reply = ask(port, f"{path}?app_id={path[1:]}")
+        assert (reply.status, reply.headers["RateLimit"]) == (200, '"10-per-1s";r=9;t=1')
+    assert sorted(os.listdir(machine.path(STORE))) == ["index.html", "page"]
+    written = machine.written()
+    assert _steps(machine.install()) == []
+    assert machine.written() == written
+    with (machine.sources / "limiter/rewritemap.py").open("a") as text:
+        text.write("\n\ndef _line(*_):\n    return b'429|||1\\n'\n")
+    assert _steps(machine.install())[-1] == "+ apache2ctl -k graceful"
+    path = "/index.html?app_id=again"
+    assert _wait_for(lambda reply: reply.status != 200, port, path).status == 429
+
+
 def test_settings_of_the_user_survive(machine: Machine, port: int) -> None:
     """A new version of the program and of the default settings leaves them alone."""
     machine.install()
-    machine.set("LIMITER_LIMIT", "2 per 3 hours")
+    machine.define("LIMITER_LIMIT", "2 per 3 hours")
     edited = machine.path(SETTINGS).read_text()
     with (machine.sources / "limiter/notation.py").open("a") as text:
         text.write("# A new version\n")
@@ -441,7 +519,7 @@ def test_rocky_is_installed_too(rocky: Machine, port: int) -> None:
     written = rocky.written()
     assert rocky.install().startswith("Nothing changed: all is in order.\n")
     assert rocky.written() == written
-    rocky.set("LIMITER_LIMIT", "1/hour", settings)
+    rocky.define("LIMITER_LIMIT", "1/hour", settings)
     rocky.do("httpd", "-k", "graceful")
     _wait_for(lambda reply: reply.status == 429, port)
 
@@ -470,7 +548,8 @@ def test_debian_without_the_packages_is_told_what_would_be_done(machine: Machine
     steps = _steps(machine.install("--dry-run"))
     assert steps[0] == "+ apt-get update -q"
     assert steps[1].endswith("apt-get install -qy --no-install-recommends apache2 python3")
-    assert {"+ a2enmod -q headers", "+ a2enmod -q cgid", "+ a2enconf -q access-limiter"} < set(steps)
+    assert {f"+ a2enmod -q {module}" for module in _MODULES if module != "cgi"} < set(steps)
+    assert "+ a2enconf -q access-limiter" in steps
 
 
 def test_old_python_is_refused(machine: Machine) -> None:

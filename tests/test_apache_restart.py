@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +14,6 @@ from threading import Event
 import pytest
 
 from tests.apache import MPMS, Server, apache
-from tests.places import PYTHON, REPOSITORY, new_root
 
 pytestmark = pytest.mark.one_python
 
@@ -26,27 +22,8 @@ MODULES = ("rewrite", "actions")
 PATH = "/api/500.json?app_id=acme"
 RESTARTS = 4
 
+
 # In place of limiter/rewritemap.py.  It is told to end in the midst of an answer.
-TOLD_WHILE_IT_ANSWERS = """\
-import os, signal, sys
-
-def main():
-    for _ in sys.stdin.buffer:
-        process = os.getpid()
-        os.kill(process, signal.SIGTERM)
-        print(process, os.getpid(), flush=True)
-"""
-TOLD_WHILE_IT_STARTS = """\
-import os, signal, sys
-
-os.kill(os.getpid(), signal.SIGTERM)
-
-def main():
-    for _ in sys.stdin.buffer:
-        print(os.getpid(), flush=True)
-"""
-
-
 @pytest.fixture(params=MPMS)
 def server(request: pytest.FixtureRequest, installed: Path) -> Iterator[Server]:
     """A server of one guarded file."""
@@ -158,50 +135,3 @@ def test_stop_right_after_the_start_leaves_nothing(mpm: str, installed: Path) ->
     with apache(mpm, installed, SETTINGS, without=("cgid",), modules=modules) as server:
         pass  # at the end it waits for the last process
     assert not maps(server)
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """The program, with an empty package beside it."""
-    path = new_root("/tmp")
-    shutil.copy(REPOSITORY / "deploy/apache/rewritemap", path)
-    (path / "limiter").mkdir()
-    yield path
-    shutil.rmtree(path)
-
-
-def started(place: Path, python: str) -> subprocess.Popen[str]:
-    """The program, by another Python than its first line names but with the same options."""
-    program = place / "rewritemap"
-    options = program.read_text().splitlines()[0].partition(" ")[2]
-    return subprocess.Popen(
-        [python, options, program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize("python", {PYTHON, sys.executable})
-def test_an_answer_is_finished_before_a_copy_is_left(place: Path, python: str) -> None:
-    (place / "limiter/rewritemap.py").write_text(TOLD_WHILE_IT_ANSWERS)
-    with started(place, python) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        print(file=process.stdin, flush=True)
-        assert process.stdout.readline() == f"{process.pid} {process.pid}\n"
-        assert process.wait(timeout=30) == 0
-        # The copy ends by the signal, as anybody's would.
-        said, error = process.communicate("\n", timeout=30)
-    assert (said, error) == ("", "")
-
-
-@pytest.mark.parametrize("python", {PYTHON, sys.executable})
-def test_a_copy_is_left_by_a_program_that_has_hardly_started(place: Path, python: str) -> None:
-    (place / "limiter/rewritemap.py").write_text(TOLD_WHILE_IT_STARTS)
-    with started(place, python) as process:
-        assert process.wait(timeout=30) == 0
-        said, error = process.communicate("\n", timeout=30)
-    assert error == ""
-    assert said not in ("", f"{process.pid}\n")
