@@ -142,7 +142,8 @@ def _verdict(
         return key.find(environ.get, *texts)
 
     def hit(limits: str, app_id: str) -> "Decision":
-        decision, _ = hit_once(Store(settings.root()), parse(limits), app_id, 1, clock)
+        store = Store(settings.root(app_id))
+        decision, _ = hit_once(store, parse(settings.share(limits)), app_id, 1, clock)
         return decision
 
     def bounded(decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":

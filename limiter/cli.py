@@ -20,11 +20,14 @@ from limiter.store import is_app
 
 _SETTINGS = """\
 settings (environment variables):
-  LIMITER_ROOT      the store, an absolute path that exists
+  LIMITER_ROOT      the store, an absolute path that exists; several with ':' between
+                    them have a part of the app_ids each
                     (default: limiter-UID in $TMPDIR or /tmp, made when missing)
   LIMITER_LIMIT     the limits, ';' between several, such as '100/minute;1000/hour',
                     '10 per 2 seconds', '5000/hour fixed', '5/second burst 20'
                     (default: 10/second)
+  LIMITER_NODES     how many nodes have a store each, and a share of the limits
+                    (default: 1)
   LIMITER_APPS      the register, a directory: see 'apps --help'
                     (default: none, every app_id has LIMITER_LIMIT)
   LIMITER_KEY       where a request's app_id comes from: a parameter's name,
@@ -169,8 +172,8 @@ def _hit_or_show(arguments: argparse.Namespace, settings: Settings) -> int:
     if limits == register.UNLIMITED:
         print(f"{app}: unlimited")
         return 0
-    root = settings.root()
-    chosen = Limiter(root, limits)
+    root = settings.root(app)
+    chosen = Limiter(root, settings.share(limits))
     if arguments.command == "hit":
         become_owner(root)
         return _hit(chosen, app)

@@ -52,12 +52,13 @@ class Gate:
         key: "str | None" = None,
     ) -> None:
         self._settings = Settings(environ)
-        self._limiters: dict[str, Limiter] = {}
+        self._given = limiter
         if limiter is not None:
             self._settings.apps = ""
-            self._limiters[self._settings.limits] = limiter
+        self._limiters: dict[tuple[str, str], Limiter] = {}
         self.key = Key(self._settings.key if key is None else key, self._settings.proxies)
-        self._breaker = Breaker(self._settings.timeout)
+        # One that is silent concerns no other store.
+        self._breakers = {root: Breaker(self._settings.timeout) for root in self._settings.roots or [""]}
 
     def judge(self, find: "Callable[[], str | None]", log: "Callable[[str], None]") -> "Verdict":
         """The status to answer, and the decision if there is one; as ``limiter.verdict.judge``."""
@@ -77,7 +78,7 @@ class Gate:
         denial = self._denial(app_id)
         if denial is not None:
             return TOO_MANY_REQUESTS, denial
-        return self._breaker.call(decide, settings, app_id, hit)
+        return self._breakers[self._root(app_id)].call(decide, settings, app_id, hit)
 
     def _from_memory(
         self,
@@ -92,19 +93,27 @@ class Gate:
         return TOO_MANY_REQUESTS, denial
 
     def _denial(self, app_id: str) -> "Decision | None":
-        # With a register the limit may have changed, and only the register knows.
-        limiter = None if self._settings.apps else self._limiters.get(self._settings.limits)
+        if self._settings.apps:
+            return None  # the limit may have changed, and only the register knows
+        limiter = self._limiter(self._settings.limits, app_id)
         return None if limiter is None else limiter.recall(app_id)
 
     def hit(self, limits: str, app_id: str) -> "Decision":
         """Count a hit against these limits.  Raises ValueError for bad ones, StoreError."""
-        limiter = self._limiters.get(limits)
+        limiter = self._limiter(limits, app_id)
         if limiter is None:
-            limiter = Limiter(self._settings.root(), limits)
+            limiter = Limiter(self._settings.root(app_id), self._settings.share(limits))
             if len(self._limiters) >= _LIMITERS_MOST:
                 self._limiters.clear()
-            self._limiters[limits] = limiter
+            self._limiters[self._root(app_id), limits] = limiter
         return limiter.hit(app_id)
+
+    def _limiter(self, limits: str, app_id: str) -> "Limiter | None":
+        return self._given or self._limiters.get((self._root(app_id), limits))
+
+    def _root(self, app_id: str) -> str:
+        """The store of an application, as far as it is set."""
+        return self._settings.root(app_id) if self._settings.roots else ""
 
 
 class Gates:

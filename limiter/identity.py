@@ -30,8 +30,7 @@ It may be on the path of a CGI request: ``_socket`` and ``_sha2`` are parts of m
 to load.  ``ipaddress`` would cost 3 ms and ``hashlib``, which loads OpenSSL, 2 ms: a fifth of the request.
 """
 
-import sys
-
+from limiter.digest import sha256
 from limiter.store import is_app
 
 TYPE_CHECKING = False
@@ -57,7 +56,7 @@ def identify(value: bytes) -> "str | None":
         if len(address) == 4:
             return ".".join([str(byte) for byte in address])
         value = _network_of(address)
-    return f"{_HASHED}{_sha256(value)[:_DIGITS]}"
+    return f"{_HASHED}{sha256(value)[:_DIGITS]}"
 
 
 def credentials(value: bytes) -> bytes:
@@ -139,16 +138,6 @@ def _network_of(address: bytes) -> bytes:
     from _socket import AF_INET6, inet_ntop
 
     return inet_ntop(AF_INET6, address[:8] + bytes(8)).encode() + b"/64"
-
-
-def _sha256(value: bytes) -> str:
-    """Its SHA-256, in lower-case hexadecimal digits."""
-    try:
-        module = __import__("_sha2" if sys.version_info >= (3, 12) else "_sha256")
-    except ImportError:  # an interpreter that leaves all such to OpenSSL
-        import hashlib as module
-    digest: str = module.sha256(value).hexdigest()
-    return digest
 
 
 def _error(part: str, expected: str) -> ValueError:

@@ -79,7 +79,7 @@ class _Gate(Gate):
     def hit(self, limits: str, app_id: str) -> "Decision":
         """Count a hit, never as root."""
         if os.geteuid() == 0:
-            root = self._settings.root()
+            root = self._settings.root(app_id)
             become_owner(root)
             if os.geteuid() == 0:
                 must_exist(Store(root))

@@ -40,7 +40,7 @@ def serve(port: int) -> None:
     _examine(directory / "check.py")
     settings = Settings(os.environb)
     Key(settings.key, settings.proxies)
-    root, limits = settings.root(), settings.limits
+    root, limits = settings.root("acme"), settings.share(settings.limits)
     Limiter(root, limits).peek("acme")
     chosen = {name: value for name, value in os.environ.items() if name.startswith("LIMITER_")}
     inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}

@@ -1,9 +1,12 @@
 """The settings: environment variables, with their defaults.
 
 ===========================  ==============================================================
-``LIMITER_ROOT``             the store: an absolute path that exists.  Default:
+``LIMITER_ROOT``             the store: an absolute path that exists, or several with ``:``
+                             between them (``limiter.segments``).  Default:
                              ``limiter-UID`` in ``$TMPDIR`` or /tmp, made when missing
 ``LIMITER_LIMIT``            the limits, ``;`` between several.  Default: ``10/second``
+``LIMITER_NODES``            how many nodes have a store each, and a share of the limits
+                             (``limiter.share``).  Default: 1
 ``LIMITER_APPS``             the register: an absolute path (``limiter.register``).
                              Default: none, every app_id has ``LIMITER_LIMIT``
 ``LIMITER_KEY``              where the app_id comes from (``limiter.request``).  Default:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 NAMES = (
     "LIMITER_ROOT",
     "LIMITER_LIMIT",
+    "LIMITER_NODES",
     "LIMITER_APPS",
     "LIMITER_KEY",
     "LIMITER_TRUSTED_PROXIES",
@@ -43,12 +47,13 @@ _LONGEST = 3600.0
 class Settings:
     """What the variables say; ``environ`` has bytes for both, as ``os.environb`` has.
 
-    ``apps`` is empty without a register.  ``limits``, ``key`` and ``proxies`` are texts that others
-    understand.  Raises ValueError for a mistake in the rest, naming the variable.
+    ``roots`` are the stores, none for the default; ``apps`` is empty without a register.  ``limits``,
+    ``key`` and ``proxies`` are texts that others understand.  Raises ValueError for a mistake in the rest,
+    naming the variable.
     """
 
     __slots__ = (
-        "_root",
+        "_nodes",
         "_temporary",
         "admits_on_error",
         "apps",
@@ -56,6 +61,7 @@ class Settings:
         "limits",
         "mode",
         "proxies",
+        "roots",
         "timeout",
     )
 
@@ -67,16 +73,29 @@ class Settings:
         self.apps = _path(environ, "LIMITER_APPS", "")
         self.key = _text(environ, "LIMITER_KEY", "app_id")
         self.proxies = _text(environ, "LIMITER_TRUSTED_PROXIES", "")
-        self._root = _path(environ, "LIMITER_ROOT", "")
-        self._temporary = "" if self._root else _path(environ, "TMPDIR", "/tmp")
+        self.roots = _paths(environ, "LIMITER_ROOT")
+        self._temporary = "" if self.roots else _path(environ, "TMPDIR", "/tmp")
+        self._nodes = _number(environ, "LIMITER_NODES", 1)
 
-    def root(self) -> str:
-        """The store.  Raises StoreError if it is the default one, and that is not to be had."""
-        if self._root:
-            return self._root
+    def root(self, app: str) -> str:
+        """The store of an application.  Raises StoreError if it is the default one, and that is not to be had."""
+        if len(self.roots) == 1:
+            return self.roots[0]
+        if self.roots:
+            from limiter.segments import choose
+
+            return choose(self.roots, app)
         from limiter.furnish import default_root
 
         return default_root(self._temporary)
+
+    def share(self, limits: str) -> str:
+        """What these limits are for this node.  Raises ValueError if they are bad, or just returns them."""
+        if self._nodes == 1:
+            return limits
+        from limiter.share import share
+
+        return share(limits, self._nodes)
 
 
 def _path(environ: "Mapping[bytes, bytes]", name: str, default: str) -> str:
@@ -84,6 +103,25 @@ def _path(environ: "Mapping[bytes, bytes]", name: str, default: str) -> str:
     if path and path[0] != "/":
         raise ValueError(f"{name}={path!r:.200}: expected an absolute path")
     return path
+
+
+def _paths(environ: "Mapping[bytes, bytes]", name: str) -> "tuple[str, ...]":
+    text = _text(environ, name, "")
+    paths = tuple(text.split(":")) if text else ()
+    for path in paths:
+        if path[:1] != "/":
+            raise ValueError(f"{name}={text!r:.200}: expected an absolute path")
+    return paths
+
+
+def _number(environ: "Mapping[bytes, bytes]", name: str, default: int) -> int:
+    text = _text(environ, name, "")
+    if not text:
+        return default
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+    if not number:
+        raise ValueError(f"{name}={text!r:.200}: expected a whole number of at least 1")
+    return number
 
 
 def _seconds(environ: "Mapping[bytes, bytes]", name: str, default: float) -> float:

@@ -221,11 +221,9 @@ def test_a_gate_is_kept_as_long_as_the_settings_are_the_same(monkeypatch: pytest
 
 @pytest.mark.parametrize("name", [*NAMES, "TMPDIR"])
 def test_every_setting_chooses_a_gate(name: str) -> None:
-    values = {"LIMITER_MODE": "off", "LIMITER_ON_ERROR": "admit", "LIMITER_TIMEOUT": "7"}
+    values = {"KEY": "id", "MODE": "off", "NODES": "7", "ON_ERROR": "admit", "TIMEOUT": "7"}
     gates = Gates(None, None)
-    assert gates.choose(
-        {name: values.get(name, "/7")} if name != "LIMITER_KEY" else {name: "id"}
-    ) not in [gates.choose({})]
+    assert gates.choose({name: values.get(name[8:], "/7")}) is not gates.choose({})
 
 
 def test_a_variable_of_the_request_hides_that_of_the_process(

@@ -118,7 +118,7 @@ def test_all_names_are_told() -> None:
             asked.append(name.decode())
 
     asked: list[str] = []
-    Settings(Recorder()).root()
+    Settings(Recorder()).root("acme")
     assert sorted(asked) == sorted([*NAMES, "TMPDIR"])
 
 
@@ -127,12 +127,12 @@ def test_all_names_are_told() -> None:
 )
 def test_root(path: str) -> None:
     """An absolute path as it is set; nothing is looked at or made."""
-    assert Settings({b"LIMITER_ROOT": path.encode(), b"TMPDIR": b"/missing"}).root() == path
+    assert Settings({b"LIMITER_ROOT": path.encode(), b"TMPDIR": b"/missing"}).root("acme") == path
 
 
 def test_root_of_any_bytes() -> None:
     """A path need not be text."""
-    assert os.fsencode(Settings({b"LIMITER_ROOT": b"/\xff\xfe"}).root()) == b"/\xff\xfe"
+    assert os.fsencode(Settings({b"LIMITER_ROOT": b"/\xff\xfe"}).root("acme")) == b"/\xff\xfe"
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,39 @@ def test_root_of_any_bytes() -> None:
 def test_a_root_that_is_not_absolute_is_a_value_error(path: bytes) -> None:
     """It would be another one from each directory."""
     with pytest.raises(ValueError, match=r"^LIMITER_ROOT='.*: expected an absolute path$"):
-        Settings({b"LIMITER_ROOT": path}).root()
+        Settings({b"LIMITER_ROOT": path}).root("acme")
+
+
+def test_several_roots() -> None:
+    """Each app_id has one of them; all are known beforehand."""
+    settings = Settings({b"LIMITER_ROOT": b"/mnt/a:/mnt/b"})
+    assert settings.roots == ("/mnt/a", "/mnt/b")
+    assert {settings.root(f"app{number}") for number in range(100)} == {"/mnt/a", "/mnt/b"}
+
+
+@pytest.mark.parametrize("path", [b"/mnt/a:", b":/mnt/a", b"/mnt/a::/mnt/b", b"/mnt/a:b"])
+def test_each_of_several_roots_must_be_absolute(path: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^LIMITER_ROOT='.*: expected an absolute path$"):
+        Settings({b"LIMITER_ROOT": path})
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"), [(b"", "10/hour"), (b"1", "10/hour"), (b"3", "3 per 3600 seconds")]
+)
+def test_a_node_has_its_share(text: bytes, limits: str) -> None:
+    assert Settings({b"LIMITER_NODES": text}).share("10/hour") == limits
+
+
+@pytest.mark.parametrize("text", [b"0", b"-1", b"1.5", b"three", b"\xff", b"9" * 5000, b" 3"])
+def test_a_bad_number_of_nodes_is_a_value_error(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^LIMITER_NODES='.*: expected a whole number of at least 1$"):
+        Settings({b"LIMITER_NODES": text})
 
 
 @pytest.mark.parametrize("environ", [{}, {b"LIMITER_ROOT": b""}])
 def test_the_default_root(tmp_path: Path, environ: dict[bytes, bytes]) -> None:
     """In TMPDIR, and made."""
-    path = Settings({b"TMPDIR": os.fsencode(tmp_path), **environ}).root()
+    path = Settings({b"TMPDIR": os.fsencode(tmp_path), **environ}).root("acme")
     assert path == f"{tmp_path}/limiter-{os.geteuid()}"
     assert [entry.name for entry in tmp_path.iterdir()] == [f"limiter-{os.geteuid()}"]
 
@@ -158,19 +184,19 @@ def test_the_default_root_without_tmpdir(
 ) -> None:
     """In /tmp."""
     monkeypatch.setattr("limiter.furnish.default_root", lambda temporary: f"{temporary}/store")
-    assert Settings(environ).root() == "/tmp/store"
+    assert Settings(environ).root("acme") == "/tmp/store"
 
 
 def test_a_default_root_must_be_absolute_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A TMPDIR that is relative would make another store in each directory."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"^TMPDIR='\.': expected an absolute path$"):
-        Settings({b"TMPDIR": b"."}).root()
+        Settings({b"TMPDIR": b"."}).root("acme")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_default_root_that_cannot_be_made(tmp_path: Path) -> None:
     """A StoreError that names it."""
     with pytest.raises(StoreError) as error:
-        Settings({b"TMPDIR": os.fsencode(tmp_path / "missing")}).root()
+        Settings({b"TMPDIR": os.fsencode(tmp_path / "missing")}).root("acme")
     assert error.value.path == f"{tmp_path}/missing/limiter-{os.geteuid()}"
