@@ -182,6 +182,8 @@ def test_words_of_a_query_are_arguments(guard: Guard) -> None:
 
 
 SIGNALS = "#!/bin/sh\necho Content-Type: text/plain\necho\nexec grep SigIgn /proc/self/status\n"
+# Signals 32 and 33 are the C library's own, and some versions of Python start programs with these ignored.
+OWN_SIGNALS = 1 << 31 | 1 << 32
 
 
 @pytest.mark.parametrize("ignored", ["", "PIPE", "XFSZ", "PIPE XFSZ"])
@@ -195,7 +197,9 @@ def test_script_ignores_the_signals_that_it_would_have_ignored(guard: Guard, ign
     guarded = subprocess.run(
         [*shell, *guard.program], env=guard.environ(file), capture_output=True, text=True, check=True
     )
-    assert guarded.stdout == FIELDS + bare
+    assert guarded.stdout.startswith(FIELDS)
+    masks = [int(text.rpartition("SigIgn:")[2], 16) & ~OWN_SIGNALS for text in (guarded.stdout, bare)]
+    assert masks[0] == masks[1]
 
 
 # What is not run
