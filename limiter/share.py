@@ -16,9 +16,18 @@ from limiter.notation import parse
 
 
 def share(text: str, nodes: int) -> str:
-    """The limits of one of so many nodes, at least 1.  Raises ValueError as ``parse`` does."""
-    shares = [_share(limit, nodes) for limit in parse(text)]
-    return ";".join(dict.fromkeys(shares))
+    """The limits of one of so many nodes, at least 1.
+
+    Raises ValueError as ``parse`` does, also for a share whose window is too long.
+    """
+    shared = ";".join(dict.fromkeys([_share(limit, nodes) for limit in parse(text)]))
+    try:
+        parse(shared)
+    except ValueError as error:
+        raise ValueError(
+            f"LIMITER_NODES={nodes}, limit {text[:200]!r}: each share is a {error}"
+        ) from error
+    return shared
 
 
 def _share(limit: Limit, nodes: int) -> str:

@@ -78,3 +78,12 @@ def test_nodes_that_share_no_store_admit_no_more_than_the_limit_together(
 def test_a_bad_limit_is_as_bad_for_a_node() -> None:
     with pytest.raises(ValueError, match="expected a number of hits"):
         share("many", 3)
+
+
+@pytest.mark.parametrize("text", ["1 per 3660 days", "1 per 3660 days fixed", "1 per 1000 days burst 1"])
+def test_a_share_that_cannot_be_is_an_error_that_names_both(text: str) -> None:
+    with pytest.raises(
+        ValueError,
+        match=rf"^LIMITER_NODES=4, limit '{text}': each share is a limit '.*window of at most|bucket",
+    ):
+        share(text, 4)
