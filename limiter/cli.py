@@ -50,6 +50,10 @@ exit status:
   1  remove: there is no such app_id
   2  it could not be done
 """
+_APP = (
+    "the app_id; with LIMITER_KEY header:NAME or env:NAME the value that is sent; '-' reads it from standard"
+    " input, where no other user sees it"
+)
 _LAST_HITS = 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -69,7 +73,9 @@ def main() -> int:
         if arguments.command == "compile":
             return _compile()
         settings = Settings(os.environb)
-        Key(settings.key, settings.proxies)  # of no use here, but a mistake is one anywhere
+        key = Key(settings.key, settings.proxies)
+        if "app" in arguments:
+            arguments.app = _app_id(arguments.app, key)
         if arguments.command == "apps":
             return _apps(arguments, settings)
         return _hit_or_show(arguments, settings)
@@ -118,23 +124,32 @@ def _parser() -> argparse.ArgumentParser:
         f"{_LAST_HITS} hits that count now.  A fixed limit knows only its last, a burst limit none.\n",
     )
     for parser_with_app in (hitting, showing):
-        parser_with_app.add_argument("app", metavar="APP", help="the app_id")
+        parser_with_app.add_argument("app", metavar="APP", help=_APP)
     apps = command("apps", "list, set or remove who may ask, and how often", _REGISTER)
     verbs = apps.add_subparsers(dest="verb", required=True, metavar="list|set|remove")
     verbs.add_parser("list", help="show every app_id and its limits")
     setting = verbs.add_parser("set", help="add one, or change its limits; holds at the next request")
-    setting.add_argument("app", metavar="APP", help="an app_id, or .default for everybody else")
+    setting.add_argument("app", metavar="APP", help=f"{_APP}; or .default: everybody else")
     setting.add_argument(
         "limits", metavar="LIMITS", help="such as '100/second;5000/hour', 0/second or unlimited"
     )
     removing = verbs.add_parser("remove", help="remove one: it then has .default's limits, or gets 401")
-    removing.add_argument("app", metavar="APP", help="an app_id, or .default")
+    removing.add_argument("app", metavar="APP", help=f"{_APP}; or .default")
     command(
         "compile",
         "compile the package for CGI scripts, after every update of it or of Python",
         "Run it with the Python that the scripts name in their first line, as the owner of the files.\n",
     )
     return parser
+
+
+def _app_id(text: str, key: Key) -> str:
+    """The app_id of whoever sends that as the key's value; a parameter's is the text itself."""
+    if text == "-":
+        text = sys.stdin.readline().rstrip("\n")
+    if key.variable is None or text == register.DEFAULT:
+        return text
+    return key.find({key.variable: os.fsencode(text)}.get) or text
 
 
 def _compile() -> int:

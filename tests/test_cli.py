@@ -14,6 +14,7 @@ import pytest
 
 import limiter
 from limiter.limiter import Limiter
+from limiter.request import Key
 from tests.conftest import clean_environ
 
 SECOND = 1_000_000
@@ -386,3 +387,36 @@ def test_hit_and_show_go_by_the_register(register: Run) -> None:
     ended = register("show", "nobody")
     assert ended.returncode == 2
     assert "nobody is not in the register" in ended.stderr
+
+
+@pytest.mark.parametrize("how", ["argument", "standard input"])
+def test_a_value_of_the_key_stands_for_its_app_id(
+    apps: Path, root: str, installed: Path, how: str
+) -> None:
+    """As it is sent; and a secret need not be an argument, which others see."""
+    token = "Bearer s3cret token"
+    environ = clean_environ(
+        PYTHONPATH=str(installed),
+        LIMITER_ROOT=root,
+        LIMITER_APPS=str(apps),
+        LIMITER_KEY="header:Authorization",
+    )
+
+    def run(*arguments: str) -> str:
+        app = token if how == "argument" else "-"
+        words = [app if it == "APP" else it for it in arguments]
+        ended = subprocess.run(
+            [sys.executable, "-m", "limiter", *words],
+            env=environ,
+            input=f"{token}\n",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return ended.stdout
+
+    run("apps", "set", "APP", "7/hour")
+    app_id = Key("header:Authorization").find(lambda _: token.encode())
+    assert run("apps", "list") == f"{app_id}\t7/hour\n"
+    assert run("hit", "APP").startswith(f"{app_id}: allowed\n  7-per-3600s: 1 of 7 used")
+    assert os.listdir(root) == [app_id]
