@@ -30,7 +30,6 @@ It may be on the path of a CGI request: ``_socket`` and ``_sha2`` are parts of m
 to load.  ``ipaddress`` would cost 3 ms and ``hashlib``, which loads OpenSSL, 2 ms: a fifth of the request.
 """
 
-from limiter.digest import sha256
 from limiter.store import is_app
 
 TYPE_CHECKING = False
@@ -56,6 +55,8 @@ def identify(value: bytes) -> "str | None":
         if len(address) == 4:
             return ".".join([str(byte) for byte in address])
         value = _network_of(address)
+    from limiter.digest import sha256  # most values are stored as they are
+
     return f"{_HASHED}{sha256(value)[:_DIGITS]}"
 
 

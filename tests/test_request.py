@@ -425,7 +425,7 @@ def test_bad_proxies_are_a_value_error_that_names_the_part() -> None:
     [
         ("app_id", set()),
         ("header:X", {"limiter.identity"}),
-        ("env:REMOTE_ADDR", {"limiter.identity", "_socket", "sha256"}),
+        ("env:REMOTE_ADDR", {"limiter.digest", "limiter.identity", "_socket", "sha256"}),
     ],
 )
 def test_no_more_is_loaded_than_the_key_needs(key: str, loaded: set[str]) -> None:
