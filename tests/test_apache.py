@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.apache import MPMS, Reply, Server, apache
-from tests.places import REPOSITORY, new_root
+from tests.places import new_root
 
 CHECK = "/cgi-bin/check.py"
 # The same bytes from check.py itself as from Apache in its stead.
@@ -87,7 +87,6 @@ def home(installed: Path) -> Iterator[Path]:
     """What the installer makes, and beside check.py scripts that die."""
     path = new_root("/tmp")
     shutil.copytree(installed, path, dirs_exist_ok=True)
-    shutil.copy(REPOSITORY / "deploy/apache/500.json", path)
     for name, text in DEAD.items():
         add_script(path / "cgi-bin" / name, text)
     yield path

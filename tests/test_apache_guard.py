@@ -17,7 +17,7 @@ import pytest
 
 from tests.apache import MPMS, Reply, Server, apache
 from tests.hanging import hanging_mount
-from tests.places import REPOSITORY, new_root
+from tests.places import new_root
 
 pytestmark = pytest.mark.one_python
 
@@ -164,14 +164,9 @@ def mpm(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def home(installed: Path) -> Iterator[Path]:
+def home(installed: Path) -> Path:
     """What the installer makes."""
-    path = new_root("/tmp")
-    shutil.copytree(installed, path, dirs_exist_ok=True)
-    for name in ("500.json", "guard.conf"):
-        shutil.copy(REPOSITORY / "deploy/apache" / name, path)
-    yield path
-    shutil.rmtree(path)
+    return installed
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +214,7 @@ def elsewhere() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def server(mpm: str, home: Path, site: Path, elsewhere: Path) -> Iterator[Server]:
     """A server with the guard in front of some directories."""
-    after = guarded(home) + SITE.format(site=site, elsewhere=elsewhere, home=home, limit=LIMIT)
+    after = SITE.format(site=site, elsewhere=elsewhere, home=home, limit=LIMIT)
     with apache(mpm, home, {"LIMITER_LIMIT": "1/hour"}, after=after, modules=tuple(MODULES)) as server:
         yield server
 
@@ -241,11 +236,6 @@ def everything(directory: Path) -> str:
             SetHandler limited
         </Directory>
     """
-
-
-def guarded(home: Path) -> str:
-    """The configuration of the guard, as the installed one has it."""
-    return f'Include "{home}/guard.conf"\n'
 
 
 def furnish(directory: Path) -> None:
@@ -518,7 +508,7 @@ def test_script_that_fails_is_answered_as_json_and_said_why_in_the_log(
 ) -> None:
     for name, (text, mode, _) in DEAD.items():
         add(place / name, text, mode)
-    with apache(mpm, home, after=guarded(home) + everything(place), modules=("actions",)) as server:
+    with apache(mpm, home, after=everything(place), modules=("actions",)) as server:
         for name in DEAD:
             assert_refused(server.ask(f"/{name}?app_id=acme"), 500)
     for _, _, reason in DEAD.values():
@@ -533,9 +523,7 @@ def test_root_confines_what_is_run(mpm: str, home: Path, site: Path, place: Path
     (place / "root/in.pl").symlink_to("tell.pl")
     furnish(place / "root2")
     settings = {"LIMITER_GUARD_ROOT": f"{place}/root"}
-    with apache(
-        mpm, home, settings, after=guarded(home) + everything(place), modules=("actions",)
-    ) as server:
+    with apache(mpm, home, settings, after=everything(place), modules=("actions",)) as server:
         for name in ("tell.pl", "tell.php", "in.pl"):
             told(server.ask(f"/root/{name}?app_id=acme"))
         for url in ("/root/out.pl", "/root2/tell.pl"):
@@ -551,7 +539,7 @@ def test_guard_is_not_guarded(mpm: str, home: Path, site: Path) -> None:
             SetHandler limited
         </FilesMatch>
     """
-    after = guarded(home) + everything(site) + all_python
+    after = everything(site) + all_python
     with apache(mpm, home, after=after, modules=("actions",)) as server:
         told(server.ask("/kept/tell.py?app_id=acme"))
 
@@ -559,7 +547,7 @@ def test_guard_is_not_guarded(mpm: str, home: Path, site: Path) -> None:
 def test_store_that_hangs_may_admit(mpm: str, home: Path, site: Path) -> None:
     """The script answers while its guard is stuck in the dead file system still."""
     settings = {"LIMITER_ON_ERROR": "admit"}
-    after = guarded(home) + everything(site) + "SetEnv LIMITER_TIMEOUT 0.2\n"
+    after = everything(site) + "SetEnv LIMITER_TIMEOUT 0.2\n"
     with hanging_mount() as mount:
         store = mount.path / "store"
         store.mkdir()

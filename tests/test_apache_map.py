@@ -149,8 +149,6 @@ def home_with(installed: Path, program: str) -> Iterator[Path]:
     path = new_root("/tmp")
     try:
         shutil.copytree(installed, path, dirs_exist_ok=True)
-        for name in ("map.conf", "500.json"):
-            shutil.copy(REPOSITORY / "deploy/apache" / name, path)
         (path / "rewritemap").write_text(program)
         yield path
     finally:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.apache import Reply, Server, apache
 from tests.hanging import hanging_mount
-from tests.places import REPOSITORY, new_root
+from tests.places import new_root
 
 MODULE = "/usr/lib/apache2/modules/mod_wsgi.so"
 BODY = bytes(range(256)) * 4096
@@ -115,7 +115,6 @@ def home(installed: Path) -> Iterator[Path]:
     """What the installer makes, and beside it a site: api/, and a place for processes to meet."""
     path = new_root("/tmp")
     shutil.copytree(installed, path / "access-limiter")
-    shutil.copy(REPOSITORY / "deploy/apache/500.json", path / "access-limiter")
     (path / "api").mkdir()
     (path / "api/application.wsgi").write_text(SCRIPT)
     for name in ("store", "meeting"):
