@@ -12,7 +12,9 @@ from tests.places import REPOSITORY
 pytestmark = pytest.mark.one_python
 
 
-@pytest.mark.parametrize("script", ["deploy/apache/install", "tests/run", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["deploy/apache/install", "deploy/glusterfs/glusterfs", "tests/run", ".ci/run"]
+)
 @pytest.mark.parametrize("checker", ["shellcheck", "shfmt -d -i 2 -ci"])
 def test_script_is_clean(checker: str, script: str) -> None:
     """Neither finds anything."""

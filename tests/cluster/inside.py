@@ -1,0 +1,66 @@
+"""What a test has done by a process on a machine: ``inside.py FUNCTION COPY ROOT ARGUMENT...``."""
+
+import os
+import posix
+import statistics
+import sys
+from time import perf_counter
+
+sys.path.insert(0, sys.argv[2])
+
+from limiter import deadline
+from limiter.hit import Decision, clock, hit
+from limiter.limit import Limit, stamp
+from limiter.notation import parse
+from limiter.store import Store, StoreError
+
+_SECONDS = 60.0
+
+
+def latency(root: str, apps: str) -> None:
+    """Print the medians of what a hit takes, and of a listing and a rename of the same; in microseconds."""
+    limits = parse("10/day")
+    store = Store(root)
+    hits, calls = [], []
+    for number in range(int(apps)):
+        for app in (f"hit{number}", f"calls{number}"):
+            hit(store, limits, app, 1, clock)
+        directory = f"{root}/calls{number}/{limits[0].directory(0)}"
+        for _ in range(limits[0].quota - 1):
+            begun = perf_counter()
+            name = min(posix.listdir(directory))
+            posix.rename(f"{directory}/{name}", f"{directory}/{stamp(clock())}-{name[18:]}")
+            between = perf_counter()
+            assert _decide(store, limits, f"hit{number}")
+            hits.append(perf_counter() - between)
+            calls.append(between - begun)
+    print(statistics.median(hits) * 1e6, statistics.median(calls) * 1e6)
+
+
+def _decide(store: Store, limits: "tuple[Limit, ...]", app: str) -> Decision:
+    """As the CGI door does."""
+
+    def late(error: StoreError) -> None:
+        raise error
+
+    decision, _ = deadline.watch(_SECONDS, late, hit, store, limits, app, 1, clock)  # type: ignore[arg-type]
+    return decision
+
+
+def furnish(root: str, limit: str, apps: str, mine: str, others: str) -> None:
+    """Hit each of so many new applications once, at the same time as another process does: the one that adds
+    to the file ``others`` as this one does to ``mine``.  Print how many were admitted.
+    """
+    limits = parse(limit)
+    store = Store(root)
+    admitted = 0
+    with open(mine, "ab", buffering=0) as file:
+        for number in range(int(apps)):
+            file.write(b".")
+            while os.stat(others).st_size <= number:
+                pass
+            admitted += bool(hit(store, limits, f"new{number}", 1, clock)[0])
+    print(admitted)
+
+
+globals()[sys.argv[1]](*sys.argv[3:])

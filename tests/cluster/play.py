@@ -1,0 +1,168 @@
+"""Real requests on all machines at once, and what happened to them.
+
+What a hit claimed and when its clock said so is judged, by ``tests.history``; not when an answer arrived.
+"""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from limiter.limit import is_name, time_of
+from tests.cluster.laboratory import AS_USER, COPY, DISK, STORE, Laboratory, Machine
+from tests.history import Admitted, History
+
+CHECK = f"{COPY}/cgi-bin/check.py"
+TIMEOUT = 2
+"""LIMITER_TIMEOUT, in seconds."""
+
+_PLAYERS = 2  # on each machine
+_LOST = (errno.ENOENT, errno.ESTALE)
+
+
+@dataclass
+class Request:
+    """One request: what it was answered, and what it did before.  Times are in microseconds.
+
+    ``listed`` are the slots that it saw, ``claimed`` those that it is known to have written, ``lost`` those that
+    others were faster to write, ``maybe`` those that it tried to write when something stopped it.  ``status`` is
+    empty if it never came to an answer.
+    """
+
+    begun: int
+    ended: int = 0
+    status: str = ""
+    times: list[int] = field(default_factory=list)
+    listed: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    claimed: list[str] = field(default_factory=list)
+    maybe: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Play:
+    """All requests of a play, by machine."""
+
+    requests: dict[str, list[Request]] = field(default_factory=dict)
+
+    def all(self) -> Iterator[Request]:
+        """The requests of all machines."""
+        for requests in self.requests.values():
+            yield from requests
+
+    def statuses(self) -> set[str]:
+        """What was answered."""
+        return {request.status for request in self.all()}
+
+    def history(self) -> History:
+        """What the judges of S1 want: who was admitted, who was denied."""
+        history = History()
+        for request in self.all():
+            if request.status == "200":
+                history.admitted.append(_admitted(request.claimed))
+            elif request.status == "429":
+                history.denied.append(request.times[-1])
+        return history
+
+    def full_history(self) -> History:
+        """What the judge of L1 wants: slots that were taken, too, though nobody got a 200 for it."""
+        history = self.history()
+        for request in self.all():
+            if request.status != "200":
+                history.admitted += [_admitted([name]) for name in request.claimed + request.maybe]
+        history.admitted += [_admitted([name]) for name in self.phantoms()]
+        return history
+
+    def phantoms(self) -> set[str]:
+        """Slots that the store showed to somebody though nobody was told to have written them.
+
+        A brick that comes back can take a rename for itself that the others refuse.
+        """
+        listed = set[str]().union(*[request.listed for request in self.all()])
+        return listed & set[str]().union(*[request.lost for request in self.all()])
+
+
+def _admitted(names: list[str]) -> Admitted:
+    first, last = time_of(names[0]), time_of(names[-1])
+    return Admitted(first, last, first, last, names[-1])
+
+
+@contextmanager
+def playing(
+    laboratory: Laboratory,
+    app: str,
+    limit: str,
+    offsets: Mapping[str, int] = {},
+    machines: Iterable[Machine] | None = None,
+) -> Iterator[Play]:
+    """Play requests on these machines, or all, as long as the block lasts; the play is complete after it.
+
+    ``offsets``, by machine, set its clock ahead, in microseconds.
+    """
+    play = Play()
+    files: list[tuple[Machine, Path]] = []
+    players: list[subprocess.Popen[bytes]] = []
+    environ = {
+        "LIMITER_ROOT": STORE,
+        "LIMITER_LIMIT": limit,
+        "LIMITER_TIMEOUT": str(TIMEOUT),
+        "QUERY_STRING": f"app_id={app}",
+    }
+    try:
+        for machine in machines or laboratory.machines:
+            for _ in range(_PLAYERS):
+                history = f"{DISK}/history/{len(list(laboratory.path(f'{DISK}/history').iterdir()))}"
+                laboratory.path(history).touch()
+                laboratory.path(history).chmod(0o666)
+                player = [f"{DISK}/player.py", CHECK, history, str(offsets.get(machine.name, 0))]
+                settings = [f"{name}={value}" for name, value in environ.items()]
+                command = [*AS_USER, "env", *settings, "python3", "-I", *player, f"{DISK}/recorder.py"]
+                players.append(subprocess.Popen(machine.command(*command), stdin=subprocess.PIPE))
+                files.append((machine, laboratory.path(history)))
+        yield play
+    finally:
+        for process in players:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in players:
+            process.wait()
+    for machine, file in files:
+        play.requests.setdefault(machine.name, []).extend(_requests(file.read_text()))
+
+
+def _requests(text: str) -> Iterator[Request]:
+    request = Request(0)
+    for line in text.splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break  # killed while writing
+        what, _, value = line[:-1].partition(" ")
+        if what == "begin":
+            if request.begun:
+                yield request
+            request = Request(int(value))
+        elif what == "time":
+            request.times.append(int(value))
+        elif what == "list":
+            request.listed.update(filter(is_name, value.split()))
+        elif what == "end":
+            request.ended = int(value)
+        elif what == "answer":
+            request.status = value
+        elif what == "log":
+            request.log.append(value)
+        elif what == "try" and is_name(value.rpartition("/")[2]):
+            request.maybe.append(value.rpartition("/")[2])
+        elif what == "did" and request.maybe:
+            request.claimed.append(request.maybe.pop())
+        elif what == "not":
+            request.errors.append(errno.errorcode[int(value)])
+            if int(value) in _LOST and request.maybe:
+                request.lost.add(request.maybe.pop())
+    if request.begun:
+        yield request

@@ -1,0 +1,47 @@
+"""Requests to check.py on one machine, one after the other, at least one, until standard input ends.
+
+``player.py CHECK HISTORY OFFSET RECORDER`` adds to the file HISTORY what each request tells (see recorder.py), and
+around that ``begin`` and, in microseconds of the machine's own clock, when; ``log`` and a line of its standard
+error; ``end`` and when; ``answer`` and its status.
+"""
+
+import os
+import select
+import subprocess
+import sys
+import time
+
+PYTHON = "/usr/bin/python3"
+
+
+def _play(check: str, history: str, offset: str, recorder: str) -> None:
+    file = os.open(history, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(file, 3)
+    while True:
+        _tell("begin", time.time_ns() // 1000)
+        request = subprocess.Popen(
+            [PYTHON, "-IS", recorder, check, offset],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[3],
+        )
+        # The end of its output ends a request for its client: a process may then still hang in a call.
+        assert request.stdout is not None
+        assert request.stderr is not None
+        output, log = request.stdout.read(), request.stderr.read()
+        end = time.time_ns() // 1000
+        for line in log.decode().splitlines():
+            _tell("log", line)
+        _tell("end", end)
+        _tell("answer", output.decode()[8:11])
+        request.poll()
+        if select.select([sys.stdin], [], [], 0)[0]:
+            break
+
+
+def _tell(what: str, value: object) -> None:
+    os.write(3, f"{what} {value}\n".encode())
+
+
+_play(*sys.argv[1:])

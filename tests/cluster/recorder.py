@@ -1,0 +1,47 @@
+"""One request to check.py, as it is, in a process that also tells what its clock said and what it renamed.
+
+``python3 -IS recorder.py CHECK OFFSET`` writes to descriptor 3, a line each: ``list`` and the names listed;
+``time`` read in microseconds; ``try``, before a rename, and the new name; ``did``, or ``not`` and the error's number,
+after it.  The clock is OFFSET microseconds ahead.  A line is written at once: it survives whatever kills the
+process then.
+"""
+
+import posix
+import sys
+import time
+
+script, offset = sys.argv[1], int(sys.argv[2])
+listdir, rename, time_ns = posix.listdir, posix.rename, time.time_ns
+
+
+def _tell(what: str, value: object) -> None:
+    posix.write(3, f"{what} {value}\n".encode())
+
+
+def _telling_listdir(path: str) -> "list[str]":
+    names = listdir(path)
+    _tell("list", " ".join(sorted(names)))
+    return names
+
+
+def _telling_rename(old: str, new: str) -> None:
+    _tell("try", new)
+    try:
+        rename(old, new)
+    except OSError as error:
+        _tell("not", error.errno)
+        raise
+    _tell("did", new)
+
+
+def _telling_time_ns() -> int:
+    now = time_ns() + offset * 1000
+    _tell("time", now // 1000)
+    return now
+
+
+posix.listdir = _telling_listdir  # type: ignore[assignment]
+posix.rename = _telling_rename  # type: ignore[assignment]
+time.time_ns = _telling_time_ns
+with open(script, "rb") as text:
+    exec(text.read(), {"__file__": script, "__name__": "__main__"})

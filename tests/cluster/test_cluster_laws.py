@@ -1,0 +1,179 @@
+"""The laws, with real requests on three machines at once, and through what can happen to a cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from limiter.limit import number_of, time_of
+from tests.cluster.laboratory import BRICK, STORE, VOLUME, Laboratory, Machine, wait_for
+from tests.cluster.play import TIMEOUT, Play, playing
+from tests.history import judge_l1, judge_s1, only
+
+pytestmark = pytest.mark.one_python
+
+LIMIT = "10/second"
+UNDISTURBED = 60  # seconds
+BEFORE = AFTER = 2
+FAULT = 10
+START = 1
+"""Seconds that a process may take to start and to end, beside others: no part of what LIMITER_TIMEOUT limits."""
+
+
+def _judge(play: Play, limit: str = LIMIT) -> None:
+    """S1 and L1, of a play in which both could have failed."""
+    judge_s1(only(limit), play.history())
+    judge_l1(only(limit), play.full_history())
+    for name, requests in play.requests.items():
+        assert {"200", "429"} <= {request.status for request in requests}, f"{name} did not take part"
+
+
+def _judge_store(laboratory: Laboratory, app: str, may_repeat: bool = False) -> None:
+    """Nothing to repair: each machine shows the same ten slots, and each brick holds them.
+
+    ``may_repeat``: some may also be there under an older name, which nobody takes any more.  A machine that
+    dies within a rename leaves it half done, and GlusterFS then keeps the names of both sides.
+    """
+    wait_for(lambda: _entries_to_heal(laboratory) == ["0"] * 3, "healed", 60)
+    said = laboratory.machines[0].gluster("volume", "heal", VOLUME, "info", "split-brain")
+    assert said.count("Number of entries in split-brain: 0") == 3, said
+    directory = f"{app}/10-per-1s"
+    listings = [
+        sorted(os.listdir(machine.path(f"{place}/{directory}")))
+        for machine in laboratory.machines
+        for place in (STORE, f"{BRICK}/brick/store")
+    ]
+    numbers = list(map(number_of, listings[0]))
+    assert sorted(set(numbers) if may_repeat else numbers) == list(range(10))
+    assert listings == [listings[0]] * 6
+
+
+def _entries_to_heal(laboratory: Laboratory) -> list[str]:
+    said = laboratory.machines[0].gluster("volume", "heal", VOLUME, "info")
+    return [line.split()[-1] for line in said.splitlines() if line.startswith("Number of entries:")]
+
+
+def _is_whole(laboratory: Laboratory) -> bool:
+    """Whether all bricks are served, to each of the machines."""
+    return all(
+        machine.run("gluster", "volume", "status", VOLUME, "detail").output.count(": Y ") == 3
+        for machine in laboratory.machines
+    )
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _admits(laboratory: Laboratory, machine: Machine, limit: str) -> bool:
+    """Whether a request of another application is admitted there."""
+    with playing(laboratory, "another", limit, machines=[machine]) as play:
+        pass
+    return "200" in play.statuses()
+
+
+def test_s1_and_l1_hold_over_three_machines(cluster3: Laboratory) -> None:
+    """Ten a second and no more, nobody denied too soon, and no error at all."""
+    with playing(cluster3, "acme", LIMIT) as play:
+        time.sleep(UNDISTURBED)
+    _judge(play)
+    assert play.statuses() == {"200", "429"}
+    assert not [line for request in play.all() for line in request.log]
+    assert not play.phantoms()
+    _judge_store(cluster3, "acme")
+
+
+def test_s1_and_l1_hold_through_the_loss_of_a_brick(cluster3: Laboratory) -> None:
+    """SIGKILL; then the installer starts it again."""
+    with playing(cluster3, "brick", LIMIT) as play:
+        time.sleep(BEFORE)
+        cluster3.machines[1].kill_brick()
+        wait_for(lambda: not _is_whole(cluster3), "the loss is noticed")
+        assert cluster3.deploy("status").status == 1
+        time.sleep(FAULT / 2)
+        said = cluster3.deploy("install")
+        assert said.status == 0, said.output
+        assert f"web1: + gluster volume start {VOLUME} force\n" in said.output
+        wait_for(lambda: _is_whole(cluster3), "the brick's return")
+        time.sleep(AFTER)
+    _judge(play)
+    assert play.statuses() == {"200", "429"}
+    _judge_store(cluster3, "brick")
+
+
+def test_s1_and_l1_hold_through_the_loss_of_a_machine(cluster3: Laboratory) -> None:
+    """SIGKILL of everything on it; then it starts again, and takes part again."""
+    lost = cluster3.machines[2]
+    with playing(cluster3, "machine", LIMIT) as play:
+        time.sleep(BEFORE)
+        killed = _now()
+        lost.kill()
+        time.sleep(FAULT)
+        started = _now()
+        lost.start()
+        wait_for(lambda: _is_whole(cluster3), "the machine's return")
+        with playing(cluster3, "machine", LIMIT, machines=[lost]) as again:
+            time.sleep(AFTER)
+    assert {"200", "429"} <= {request.status for request in again.requests[lost.name]}
+    play.requests[lost.name] += again.requests[lost.name]
+    _judge(play)
+    assert play.statuses() <= {"200", "429", "500", ""}
+    _judge_rest(play, [it.name for it in cluster3.machines[:2]], killed, started)
+    _judge_store(cluster3, "machine", may_repeat=True)
+
+
+def test_s1_and_l1_hold_through_a_cut(cluster3: Laboratory) -> None:
+    """The majority goes on; whoever is alone refuses in time; afterwards all is as if nothing had been."""
+    alone = cluster3.machines[2]
+    with playing(cluster3, "cut", LIMIT) as play:
+        time.sleep(BEFORE)
+        alone.unplug()
+        cut = _now()
+        time.sleep(FAULT)
+        healed = _now()
+        alone.plug_in()
+        wait_for(lambda: _is_whole(cluster3), "the cut's end")
+        wait_for(lambda: _admits(cluster3, alone, LIMIT), f"{alone.name} admits again")
+        time.sleep(AFTER)
+    _judge(play)
+    assert play.statuses() == {"200", "429", "500"}
+    _judge_rest(play, [it.name for it in cluster3.machines[:2]], cut, healed)
+    during = [it for it in play.requests[alone.name] if cut <= it.begun and it.ended <= healed]
+    assert "500" in {request.status for request in during}
+    assert "200" not in {request.status for request in during}
+    assert max(request.ended - request.begun for request in during) <= (TIMEOUT + START) * 1e6
+    assert play.requests[alone.name][-1].status in {"200", "429"}
+    _judge_store(cluster3, "cut")
+
+
+def _judge_rest(play: Play, names: list[str], begin: int, end: int) -> None:
+    """The majority is not stopped: in the second half of a fault it admits and denies, without an error."""
+    half = (begin + end) // 2
+    late = [
+        request
+        for name in names
+        for request in play.requests[name]
+        if half <= request.begun and request.ended <= end
+    ]
+    assert {request.status for request in late} == {"200", "429"}
+
+
+@pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
+def test_c1_holds_with_clocks_two_seconds_apart(cluster3: Laboratory) -> None:
+    """Any window shortened by these two seconds holds at most the quota, by one clock for all."""
+    limit, apart = only("10 per 5 seconds"), 2_000_000
+    offsets = {cluster3.machines[1].name: apart}
+    with playing(cluster3, "clocks", "10 per 5 seconds", offsets) as play:
+        time.sleep(12)
+    true = sorted(
+        time_of(request.claimed[-1]) - offsets.get(name, 0)
+        for name, requests in play.requests.items()
+        for request in requests
+        if request.status == "200"
+    )
+    assert len(true) >= 2 * limit.quota
+    for first, beyond in zip(true, true[limit.quota :]):
+        assert beyond - first >= limit.window - apart
+    assert {"200", "429"} == play.statuses()
