@@ -1,4 +1,4 @@
-"""The command line: ``python3 -m limiter serve | hit | show | apps | compile``."""
+"""The command line: ``python3 -m limiter serve | hit | show | apps | doctor | sweep | compile``."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 
 import limiter
 from limiter import bundle, register
+from limiter.doctor import doctor
 from limiter.hit import Decision
 from limiter.limiter import Limiter
 from limiter.notation import parse
@@ -17,6 +18,7 @@ from limiter.request import Key
 from limiter.serve import HOST, serve
 from limiter.settings import Settings
 from limiter.store import is_app
+from limiter.sweep import sweep
 
 _SETTINGS = """\
 settings (environment variables):
@@ -78,6 +80,8 @@ def main() -> int:
             arguments.app = _app_id(arguments.app, key)
         if arguments.command == "apps":
             return _apps(arguments, settings)
+        if arguments.command in ("doctor", "sweep"):
+            return _examine_or_sweep(arguments, settings)
         return _hit_or_show(arguments, settings)
     except (ValueError, OSError) as error:
         print(f"limiter: {error}", file=sys.stderr)
@@ -135,6 +139,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     removing = verbs.add_parser("remove", help="remove one: it then has .default's limits, or gets 401")
     removing.add_argument("app", metavar="APP", help=f"{_APP}; or .default")
+    examining = command(
+        "doctor",
+        "find out whether a file system keeps what a store needs",
+        "It tries, in a directory of its own below ROOT, renames, listings, claims by several processes at\n"
+        "once, furnishing and the clock, and disturbs no application.\n\n"
+        "exit status:\n  0  nothing failed\n  1  something did: the store must not be used so\n"
+        "  2  it could not be tried\n",
+    )
+    examining.add_argument("root", metavar="ROOT", nargs="?", help="the store (default: LIMITER_ROOT)")
+    examining.add_argument(
+        "--meet",
+        action="store_true",
+        help="wait a minute for another node that runs the same, and try both",
+    )
+    command(
+        "sweep",
+        "remove applications that nobody has asked for in a day",
+        "Hits go on meanwhile.  Run by root, it acts as the owner of the store.\n",
+    )
     command(
         "compile",
         "compile the package for CGI scripts, after every update of it or of Python",
@@ -156,6 +179,16 @@ def _compile() -> int:
     bundle.compile_all()
     print(f"Compiled {bundle.HERE} for {platform.python_implementation()} {platform.python_version()}")
     return 0
+
+
+def _examine_or_sweep(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Do it for each store; the greatest status."""
+    roots = settings.roots or (settings.root(""),)
+    if arguments.command == "sweep":
+        return max([sweep(root) for root in roots])
+    if arguments.root is not None:
+        roots = (os.path.abspath(arguments.root),)
+    return max([doctor(root, arguments.meet) for root in roots])
 
 
 def _apps(arguments: argparse.Namespace, settings: Settings) -> int:

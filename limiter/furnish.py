@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Listings of a directory that shows too few slots.
 _LISTINGS = 4
+# Of all listings: so many in a row that show a sweep are no sweep.
+_ROUNDS = 1000
 _CREATE = posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY
 _MISSING = "The store does not exist (make it, or set LIMITER_ROOT)"
 _EXISTS = (errno.EEXIST, errno.ENOTEMPTY, errno.EMLINK)
@@ -37,23 +39,35 @@ def complete(
 ) -> "list[str]":
     """The names in a directory that shows too few or too many of them.
 
-    It may not be there yet; then it is furnished, and with a first segment the other limits' too.  And
-    a network file system may miss a slot that is being renamed, or show it twice.
+    It may not be there yet; then it is furnished, and with a first segment the other limits' too.  A
+    sweeper may be at it; then the slots are taken back.  And a network file system may miss a slot that is
+    being renamed, or show it twice.
     """
     directory = f"{app}/{limit.directory(segment)}"
     size = limit.size(segment)
-    for _ in range(_LISTINGS):
+    listings = 0
+    for _ in range(_ROUNDS):
         slots = {name[18:] if size > 1 else "": name for name in names if is_name(name)}
-        if len(slots) == size:
+        if names and names[0] < "0" and _is_given_back(store, directory):
+            pass  # each sweeper comes once, which is no reason to give up
+        elif len(slots) == size or listings == _LISTINGS:
             break
-        if not slots:
-            together = limits if segment == 0 else [limit]
-            furnish(store, app, {it.directory(segment): it.fresh(segment) for it in together})
+        else:
+            listings += 1
+            if not slots:
+                together = limits if segment == 0 else [limit]
+                furnish(store, app, {it.directory(segment): it.fresh(segment) for it in together})
         names = sorted(store.names(directory))
     if not slots:
         why = "A limit's directory holds something else, and no slots (remove it)"
         raise StoreError(errno.ENOENT, why, f"{store.root}/{directory}")
     return sorted(slots.values())
+
+
+def _is_given_back(store: Store, directory: str) -> bool:
+    from limiter.sweep import give_back
+
+    return give_back(store, directory)
 
 
 def furnish(store: Store, app: str, furniture: "dict[str, list[str]]") -> None:

@@ -6,7 +6,7 @@ gives back what it had claimed, so that it leaves the others as they were.
 
 from time import time_ns
 
-from limiter.limit import Limit, Sliding
+from limiter.limit import Limit, Sliding, is_name
 from limiter.store import Store, StoreError
 
 TYPE_CHECKING = False
@@ -246,7 +246,7 @@ def _look(
         directory = f"{app}/{limit.directory(segment)}"
         names = store.names(directory)
         names.sort()
-        if len(names) != limit.size(segment):
+        if len(names) != limit.size(segment) or names[0] < "0":
             from limiter.furnish import complete  # hardly any hit needs it
 
             names = complete(store, limits, limit, segment, app, names)
@@ -290,7 +290,7 @@ def _give_back(
         if store.rename(directory, new, old):
             continue
         for _ in range(ROUNDS):
-            name = max(store.names(directory), default="")
+            name = max(filter(is_name, store.names(directory)), default="")
             undone = view.limit.returned(name, new, clock(), cost) if name else None
             if undone is None or store.rename(directory, name, undone):
                 break

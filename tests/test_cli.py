@@ -420,3 +420,30 @@ def test_a_value_of_the_key_stands_for_its_app_id(
     assert run("apps", "list") == f"{app_id}\t7/hour\n"
     assert run("hit", "APP").startswith(f"{app_id}: allowed\n  7-per-3600s: 1 of 7 used")
     assert os.listdir(root) == [app_id]
+
+
+# The store as a whole.
+
+
+def test_doctor(run: Run, root: str, tmp_path: Path) -> None:
+    """Of the store that is set, or of the one that is named; a failure is another status."""
+    ended = run("doctor")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert all(
+        line.startswith(("PASS", "WARN")) for line in ended.stdout.splitlines() if line[:1] != " "
+    )
+    assert os.listdir(root) == []
+    ended = run("doctor", str(tmp_path / "missing"))
+    assert ended.returncode == 2
+    assert f"{tmp_path}/missing" in ended.stderr
+
+
+def test_sweep(run: Run, root: str) -> None:
+    """What has been idle for a day goes; what has been used stays."""
+    Limiter(root, "2/hour", clock=lambda: 1_513_123_456 * SECOND).hit("old")
+    Limiter(root, "2/hour").hit("new")
+    judge(run("sweep"), 0, rf"{root}: 1 of 2 applications removed, .*")
+    assert os.listdir(root) == ["new"]
+    ended = run("sweep", LIMITER_ROOT="/missing/store")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "The store does not exist" in ended.stderr

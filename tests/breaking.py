@@ -1,0 +1,155 @@
+"""File systems that break what the limiter rests on: real mounts (FUSE), each wrong in one way.
+
+``python -m tests.breaking FLAW PLACE BACKING`` serves one, as ``tests.hanging`` does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import hanging
+from tests.places import REPOSITORY, new_root
+
+_OLD = 0.3
+
+
+class _SeveralWinners(hanging._Through):
+    """A rename of a name that has just gone succeeds."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._renamed: dict[str, str] = {}
+
+    def getattr(self, path: str, file: int | None = None) -> dict[str, int]:
+        try:
+            return super().getattr(path, file)
+        except FileNotFoundError:
+            return super().getattr(self._renamed[path]) if path in self._renamed else _missing(path)
+
+    def rename(self, old: str, new: str) -> None:
+        try:
+            super().rename(old, new)
+        except FileNotFoundError:
+            return
+        self._renamed[old] = new
+
+    def unlink(self, path: str) -> None:
+        super().unlink(path)
+        self._renamed = {old: new for old, new in self._renamed.items() if new != path}
+
+
+def _missing(path: str) -> dict[str, int]:
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+class _OldListings(hanging._Through):
+    """A directory is listed as it was when somebody listed it a moment ago."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._listed: dict[str, tuple[float, list[str]]] = {}
+
+    def readdir(self, path: str, file: int) -> list[str]:
+        when, names = self._listed.get(path, (0.0, []))
+        if time.monotonic() - when > _OLD:
+            names = super().readdir(path, file)
+            self._listed[path] = time.monotonic(), names
+        return names
+
+
+class _NamesTwice(hanging._Through):
+    """A directory shows a name twice."""
+
+    def readdir(self, path: str, file: int) -> list[str]:
+        names = super().readdir(path, file)
+        return [*names, names[-1]]
+
+
+class _NamesMissing(hanging._Through):
+    """A directory does not show all names."""
+
+    def readdir(self, path: str, file: int) -> list[str]:
+        names = super().readdir(path, file)
+        return names[:-1] if len(names) > 4 else names
+
+
+class _NoDirectoryRename(hanging._Through):
+    """A directory cannot be renamed, as on an overlay one that lies below."""
+
+    def rename(self, old: str, new: str) -> None:
+        if os.path.isdir(self._backing + old):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        super().rename(old, new)
+
+
+class _ClocksApart(hanging._Through):
+    """The file system's clock is a second behind."""
+
+    def getattr(self, path: str, file: int | None = None) -> dict[str, int]:
+        status = super().getattr(path, file)
+        return {**status, "st_mtime": status["st_mtime"] - 1_000_000_000}
+
+
+class _Slow(hanging._Through):
+    """A listing of one of the directories that are measured takes long."""
+
+    def readdir(self, path: str, file: int) -> list[str]:
+        if "/latency-" in path:
+            time.sleep(0.06)
+        return super().readdir(path, file)
+
+
+FLAWS = {
+    "several winners": _SeveralWinners,
+    "old listings": _OldListings,
+    "names twice": _NamesTwice,
+    "names missing": _NamesMissing,
+    "no directory rename": _NoDirectoryRename,
+    "clocks apart": _ClocksApart,
+    "slow": _Slow,
+    "none": hanging._Through,
+}
+
+
+@contextmanager
+def breaking_mount(flaw: str) -> Iterator[Path]:
+    """A new file system, empty, with that flaw.  Skips the test where FUSE is missing or not permitted."""
+    hanging._skip_without_fuse()
+    path, backing = new_root("/tmp"), new_root("/dev/shm")
+    pipe = subprocess.PIPE
+    with tempfile.TemporaryFile("w+") as log:
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "tests.breaking", flaw, path, backing],
+            cwd=REPOSITORY,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=log,
+            text=True,
+        )
+        try:
+            assert daemon.stdout is not None
+            if daemon.stdout.readline().strip() != hanging._READY:
+                daemon.wait()
+                log.seek(0)
+                pytest.skip(f"FUSE cannot mount here: {log.read().strip()}")
+            yield path
+        finally:
+            hanging._end(daemon)
+            if daemon.returncode != 0:
+                hanging._remove(path, backing)
+
+
+if __name__ == "__main__":
+    hanging._Through = FLAWS[sys.argv[1]]  # type: ignore[assignment, misc]
+    hanging._serve(*sys.argv[2:])
