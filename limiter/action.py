@@ -16,6 +16,9 @@ A script whose name ends in ``.php`` is run by php-cgi, any other by its own fir
 ``LIMITER_GUARD_ROOT``, an absolute path, is a setting of this door alone: no other file is run than
 those below it, wherever links lead.  Both the guard's own and the script's directory may set it, and
 both hold.  It is checked before the script starts: who may change links meanwhile is trusted.
+
+``LIMITER_SUPERVISE`` is another one: with 1 (the default is 0) the guard stays, and answers for a script that
+fails (``limiter.supervise``).  What the script's directory sets goes first.
 """
 
 import posix
@@ -25,12 +28,14 @@ from errno import EACCES, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR
 from limiter import deadline
 from limiter.cgi import admit, log, refuse
 from limiter.response import INTERNAL_SERVER_ERROR, NOT_FOUND
-from limiter.verdict import describe
+from limiter.verdict import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
+
+    from limiter.supervise import Supervisor
 
 _RENAMED = b"REDIRECT_"
 # What the redirect itself has set, after the renaming (mod_actions.c, http_request.c, util_script.c).
@@ -44,6 +49,7 @@ _KEPT = frozenset(
 )
 
 _ROOT = b"LIMITER_GUARD_ROOT"
+_SUPERVISE = b"LIMITER_SUPERVISE"
 
 _PHP = b"/php-cgi"
 _PLACES_OF_PHP = [b"/usr/bin", b"/usr/local/bin"]
@@ -56,28 +62,33 @@ _ADVICE = {
 
 
 def run() -> "NoReturn":
-    """Become the script if the hit is admitted; else answer 401, 404, 429 or 500 and end the process.
+    """Become the script, or supervise it, if the hit is admitted; else answer and end the process.
 
-    404, and no hit is counted, unless Apache's ``Action`` has brought the request here and there is a
-    script that may run.
+    The answer is 401, 404, 429 or 500: 404, and no hit is counted, unless Apache's ``Action`` has brought the
+    request here and there is a script that may run.
     """
     environ = posix.environ
-    status, script = NOT_FOUND, None
+    status, script, supervisor = NOT_FOUND, None, None
     try:
         script = _environ_of_script(environ)
-        if script is not None and not _is_confined(script[b"SCRIPT_FILENAME"], environ):
-            script = None
+        if script is not None:
+            if not _is_confined(script[b"SCRIPT_FILENAME"], environ):
+                script = None
+            else:
+                # What the script's own directory sets goes before what the guard's does.
+                environ = {**environ, **script}
+                supervisor = _supervisor(environ)
     except Exception as error:
-        log(describe(error))
+        tell(environ, error, log)
         status, script = INTERNAL_SERVER_ERROR, None
     if script is None:
         refuse(environ, status)
-    # What the script's own directory sets goes before what the guard's does.
-    admit({**environ, **script})
+    admit(environ)
     try:
-        _become(script)
+        _start(script, supervisor)
     except Exception as error:
-        log(f"{script[b'SCRIPT_FILENAME'].decode('utf-8', 'surrogateescape')}: {describe(error)}")
+        file = script[b"SCRIPT_FILENAME"].decode("utf-8", "surrogateescape")
+        tell(environ, error, lambda reason: log(f"{file}: {reason}"))
     refuse(script, INTERNAL_SERVER_ERROR)
 
 
@@ -156,14 +167,36 @@ def _real(path: bytes) -> bytes:
         posix.close(number)
 
 
-def _become(script: "dict[bytes, bytes]") -> None:
-    """Execute the script in its directory.  Returns, or raises OSError, only if that fails."""
-    _restore_signals()
+def _supervisor(environ: "Mapping[bytes, bytes]") -> "Supervisor | None":
+    """Who runs the script; None if the guard becomes it."""
+    value = environ.get(_SUPERVISE) or b"0"
+    if value == b"0":
+        return None
+    if value != b"1":
+        raise ValueError(f"LIMITER_SUPERVISE={value!r:.200}: expected 1 or 0")
+    from limiter.supervise import Supervisor
+
+    return Supervisor(environ)
+
+
+def _start(script: "dict[bytes, bytes]", supervisor: "Supervisor | None") -> None:
+    """Let the script answer.  Returns, or raises OSError, only if it cannot be started."""
+    parent = posix.getppid()
     if deadline.is_stuck() and posix.fork():
         # A process with a thread that is stuck cannot become another: execve would wait for the thread.
         # A child has no such thread.
         deadline.hang_up()
         posix._exit(0)
+    if supervisor is None:
+        _become(script, parent)
+        return
+    script.setdefault(b"PYTHONFAULTHANDLER", b"1")
+    supervisor.run(lambda: _become(script, parent))
+
+
+def _become(script: "dict[bytes, bytes]", parent: int) -> None:
+    """Execute the script in its directory.  Returns, or raises OSError, only if that fails."""
+    _restore_signals(parent)
     file = script[b"SCRIPT_FILENAME"]
     posix.chdir(file.rpartition(b"/")[0] or b"/")
     if file.endswith(b".php"):
@@ -180,14 +213,14 @@ def _become(script: "dict[bytes, bytes]") -> None:
         raise OSError(error.errno, f"{error.strerror} ({advice})") from error
 
 
-def _restore_signals() -> None:
-    """Ignore no signal that Apache does not ignore: Python does, and what is ignored stays so.
+def _restore_signals(parent: int) -> None:
+    """Ignore no signal that Apache, the parent, does not: Python does, and what is ignored stays so.
 
     mod_cgi's scripts inherit what their parent ignores, and mod_cgid's parent ignores nothing.
     """
     import _signal
 
-    number = posix.open(f"/proc/{posix.getppid()}/status", posix.O_RDONLY)
+    number = posix.open(f"/proc/{parent}/status", posix.O_RDONLY)
     ignored = posix.read(number, 4096).partition(b"SigIgn:")[2].split(None, 1)[0]
     posix.close(number)
     for signal in (_signal.SIGPIPE, _signal.SIGXFSZ):

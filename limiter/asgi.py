@@ -7,12 +7,14 @@ The client gets a status, JSON and no reason; the reason of a 500 is one line on
 """
 
 import asyncio
+import posix
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from limiter.gate import Gates, Undecided, write_line
 from limiter.response import INTERNAL_SERVER_ERROR, OK, body, fields, standings
-from limiter.verdict import describe
+from limiter.store import unasked
+from limiter.verdict import tell, tell_denial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,6 +88,9 @@ class RateLimit:
         await self._app(scope, receive, send if decision is None else send_with_standings)
 
     async def _judge(self, scope: "Scope") -> "Verdict":
+        def log(problem: "Exception | str") -> None:
+            tell(_request(scope), problem, lambda reason: write_line(sys.stderr, reason))
+
         def find() -> "str | None":
             return self._gates.find(
                 gate, scope, lambda name: _variable(scope, name), scope.get("query_string", b"")
@@ -94,14 +99,18 @@ class RateLimit:
         try:
             gate = self._gates.choose({})
         except ValueError as error:
-            _log(describe(error))
+            log(error)
             return INTERNAL_SERVER_ERROR, None
         try:
-            return gate.recall(find, _log)
+            return gate.recall(find, log)
         except Undecided as undecided:
             app_id = undecided.app_id
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, gate.judge, lambda: app_id, _log)
+        try:
+            future = loop.run_in_executor(self._threads, gate.judge, lambda: app_id, log)
+        except RuntimeError as error:
+            return gate.fail(unasked(error), log)
+        return await future
 
 
 def _variable(scope: "Scope", name: bytes) -> "bytes | None":
@@ -118,9 +127,22 @@ def _variable(scope: "Scope", name: bytes) -> "bytes | None":
     return b", ".join(values) if values else None
 
 
+def _request(scope: "Scope") -> "dict[bytes, bytes]":
+    """The request as CGI variables, over those of the process."""
+    return {
+        **posix.environ,
+        b"REQUEST_METHOD": scope.get("method", "GET").encode(),
+        b"SCRIPT_NAME": scope.get("root_path", "").encode("utf-8", "surrogatepass"),
+        b"PATH_INFO": scope.get("path", "").encode("utf-8", "surrogatepass"),
+        b"QUERY_STRING": scope.get("query_string", b""),
+    }
+
+
 async def _refuse(
     scope: "Scope", receive: "Receive", send: "Send", status: str, decision: "Decision | None"
 ) -> None:
+    if status[0] == "4" and posix.environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
+        tell_denial(_request(scope), status)
     kind = "http.response"
     if scope["type"] == "websocket":
         await receive()  # websocket.connect, which this answers
@@ -137,7 +159,3 @@ async def _refuse(
 
 def _encoded(fields: "list[tuple[str, str]]") -> "list[tuple[bytes, bytes]]":
     return [(name.lower().encode(), value.encode()) for name, value in fields]
-
-
-def _log(reason: str) -> None:
-    write_line(sys.stderr, reason)

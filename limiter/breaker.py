@@ -14,7 +14,7 @@ from _thread import allocate_lock, get_native_id, start_new_thread
 from time import monotonic, sleep
 from weakref import WeakSet
 
-from limiter.store import StoreError, silent
+from limiter.store import StoreError, silent, unasked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class _Pool:
         try:
             return _Thread(self)
         except RuntimeError as error:
-            raise StoreError(errno.EAGAIN, f"No thread to ask the store: {error}") from error
+            raise unasked(error) from error
 
     def _probing_thread(self) -> "_Thread":
         with self._lock:

@@ -17,7 +17,7 @@ from limiter.request import Key
 from limiter.response import INTERNAL_SERVER_ERROR, OK, answer, header, standings
 from limiter.settings import Settings
 from limiter.store import Store, StoreError
-from limiter.verdict import describe, fail, judge, line
+from limiter.verdict import describe, fail, judge, line, tell, tell_denial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check() -> "NoReturn":
 
     def call(settings: Settings, decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
         def late(error: StoreError) -> "NoReturn":
-            _end(environ, body, *fail(settings, error, log))
+            _end(environ, body, *fail(settings, error, _log_of(environ)))
 
         return deadline.watch(settings.timeout, late, decide, *arguments)
 
@@ -128,11 +128,12 @@ def _verdict(
     environ: "Mapping[bytes, bytes]", body: "_Body | None", call: "Callable[..., Verdict]"
 ) -> "Verdict":
     """The status to answer, and the decision if there is one.  Never raises."""
+    log = _log_of(environ)
     try:
         settings = Settings(environ)
         key = Key(settings.key, settings.proxies)
     except ValueError as error:
-        log(describe(error))
+        log(error)
         return INTERNAL_SERVER_ERROR, None
 
     def find() -> "str | None":
@@ -152,6 +153,11 @@ def _verdict(
     return judge(settings, find, hit, bounded, log)
 
 
+def _log_of(environ: "Mapping[bytes, bytes]") -> "Callable[[Exception | str], None]":
+    """What tells of problems with this request."""
+    return lambda problem: tell(environ, problem, log)
+
+
 def _environ() -> "Mapping[bytes, bytes]":
     """The environment as it is now: a script that has imported os may have changed it there."""
     os = sys.modules.get("os")
@@ -162,6 +168,8 @@ def _end(
     environ: "Mapping[bytes, bytes]", body: _Body, status: str, decision: "Decision | None"
 ) -> "NoReturn":
     _write(answer(status, decision, environ.get(b"REQUEST_METHOD") == b"HEAD"))
+    if status[0] == "4" and environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
+        tell_denial(environ, status)
     body.drain()
     deadline.hang_up()
     # Nothing is left to be flushed or closed, and an orderly end would cost a tenth of the whole.

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 
 import limiter
 from limiter import bundle, register
+from limiter.cgi import log
 from limiter.doctor import doctor
 from limiter.hit import Decision
 from limiter.limiter import Limiter
@@ -84,7 +85,7 @@ def main() -> int:
             return _examine_or_sweep(arguments, settings)
         return _hit_or_show(arguments, settings)
     except (ValueError, OSError) as error:
-        print(f"limiter: {error}", file=sys.stderr)
+        log(str(error))
         return 2
 
 

@@ -10,7 +10,7 @@ waits has come back: see ``hang_up``.
 import posix
 from _thread import allocate_lock, start_new_thread
 
-from limiter.store import StoreError, silent
+from limiter.store import StoreError, silent, unasked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ _stuck: "list[StoreError]" = []
 
 
 def call(seconds: float, function: "Callable[..., T]", *arguments: object) -> "T":
-    """What the function returns or raises; StoreError if that takes longer than so many seconds."""
+    """What the function returns or raises; StoreError if that takes longer than so many seconds, or if there
+    is no thread for it.
+    """
     returned: list[T] = []
     raised: list[BaseException] = []
     done = allocate_lock()
@@ -37,7 +39,7 @@ def call(seconds: float, function: "Callable[..., T]", *arguments: object) -> "T
             raised.append(error)
         done.release()
 
-    start_new_thread(run, ())
+    _start(run)
     if not done.acquire(True, seconds):
         raise _give_up(seconds)
     if raised:
@@ -60,7 +62,7 @@ def watch(
         if not running.acquire(True, seconds) and over.acquire(False):
             late(silent(seconds))
 
-    start_new_thread(look, ())
+    _start(look)
     try:
         return function(*arguments)
     finally:
@@ -79,6 +81,13 @@ def hang_up() -> None:
     All three, for they may be one socket.
     """
     posix.closerange(0, 3)
+
+
+def _start(function: "Callable[[], None]") -> None:
+    try:
+        start_new_thread(function, ())
+    except RuntimeError as error:
+        raise unasked(error) from error
 
 
 def _give_up(seconds: float) -> StoreError:

@@ -7,7 +7,7 @@ from limiter.limiter import Limiter
 from limiter.request import Key
 from limiter.response import TOO_MANY_REQUESTS
 from limiter.settings import NAMES, Settings
-from limiter.verdict import judge, line
+from limiter.verdict import fail, judge, line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,13 +60,21 @@ class Gate:
         # One that is silent concerns no other store.
         self._breakers = {root: Breaker(self._settings.timeout) for root in self._settings.roots or [""]}
 
-    def judge(self, find: "Callable[[], str | None]", log: "Callable[[str], None]") -> "Verdict":
+    def judge(
+        self, find: "Callable[[], str | None]", log: "Callable[[Exception | str], None]"
+    ) -> "Verdict":
         """The status to answer, and the decision if there is one; as ``limiter.verdict.judge``."""
         return judge(self._settings, find, self.hit, self._call, log)
 
-    def recall(self, find: "Callable[[], str | None]", log: "Callable[[str], None]") -> "Verdict":
+    def recall(
+        self, find: "Callable[[], str | None]", log: "Callable[[Exception | str], None]"
+    ) -> "Verdict":
         """As ``judge``, but without asking the store: raises Undecided if nothing else can tell."""
         return judge(self._settings, find, self.hit, self._from_memory, log)
+
+    def fail(self, error: Exception, log: "Callable[[Exception | str], None]") -> "Verdict":
+        """The verdict on a request that could not be judged, for that reason."""
+        return fail(self._settings, error, log)
 
     def _call(
         self,

@@ -23,7 +23,7 @@ from limiter.handover import Handover
 from limiter.owner import become_owner
 from limiter.response import INTERNAL_SERVER_ERROR, fields
 from limiter.store import Store, StoreError
-from limiter.verdict import describe
+from limiter.verdict import tell, tell_denial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def answer_all(requests: "Iterable[bytes]", answers: "BinaryIO", environ: "dict[
     except ValueError as error:
         gate = error
     for line in requests:
-        answers.write(_line(*_judge(gate, line)))
+        answers.write(_line(*_judge(gate, line, environ)))
         answers.flush()
 
 
@@ -87,16 +87,25 @@ class _Gate(Gate):
         return super().hit(limits, app_id)
 
 
-def _judge(gate: "_Gate | ValueError", line: bytes) -> "Verdict":
+def _judge(gate: "_Gate | ValueError", line: bytes, environ: "dict[bytes, bytes]") -> "Verdict":
+    def request() -> "dict[bytes, bytes]":
+        return {**environ, b"QUERY_STRING": line.partition(b" ")[2].partition(b" ")[0]}
+
+    def tell_log(problem: "Exception | str") -> None:
+        tell(request(), problem, log)
+
     if isinstance(gate, ValueError):
-        log(describe(gate))
+        tell_log(gate)
         return INTERNAL_SERVER_ERROR, None
 
     def find() -> "str | None":
         address, query, header = line.rstrip(b"\n").split(b" ", 2)
         return gate.key.find({_ADDRESS: address, gate.header: header}.get, query)
 
-    return gate.judge(find, log)
+    verdict = gate.judge(find, tell_log)
+    if verdict[0][0] == "4" and environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
+        tell_denial(request(), verdict[0])
+    return verdict
 
 
 def _line(status: str, decision: "Decision | None") -> bytes:

@@ -19,7 +19,7 @@
 ``LIMITER_TIMEOUT``          seconds after which a silent store has failed.  Default: ``2``
 ===========================  ==============================================================
 
-A variable that is empty counts as not set.
+A variable that is empty counts as not set.  ``limiter.reporter`` has those that say how problems are told.
 """
 
 TYPE_CHECKING = False

@@ -112,6 +112,13 @@ def silent(seconds: float) -> StoreError:
     return StoreError(errno.ETIMEDOUT, f"The store was silent for {seconds:g} s (LIMITER_TIMEOUT)")
 
 
+def unasked(error: RuntimeError) -> StoreError:
+    """What to raise if there is no thread to be had that could ask the file system."""
+    import errno
+
+    return StoreError(errno.EAGAIN, f"No thread to ask the store: {error}")
+
+
 def failure(error: OSError, path: str) -> StoreError:
     """What to raise for an error of the file system at that path."""
     return StoreError(error.errno, error.strerror, path)

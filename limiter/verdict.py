@@ -5,7 +5,7 @@ from limiter.store import StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from limiter.hit import Decision
     from limiter.settings import Settings
@@ -18,13 +18,13 @@ def judge(
     find: "Callable[[], str | None]",
     hit: "Callable[[str, str], Decision]",
     call: "Callable[..., Verdict]",
-    log: "Callable[[str], None]",
+    log: "Callable[[Exception | str], None]",
 ) -> "Verdict":
     """The status to answer, and the decision if there is one.  Never raises.
 
     ``find()`` is the request's valid app_id or None; ``hit(limits, app_id)`` counts a hit;
     ``call(function, *arguments)`` returns what the function returns, or raises StoreError if that takes
-    too long.  ``log`` gets why a request fails, and in shadow mode what would have been denied.
+    too long.  ``log`` gets the error that a request fails with, and in shadow mode what would have been denied.
     """
     if settings.mode == "off":
         return OK, None
@@ -42,11 +42,36 @@ def judge(
     return OK, None
 
 
-def fail(settings: "Settings", error: Exception, log: "Callable[[str], None]") -> "Verdict":
+def fail(settings: "Settings", error: Exception, log: "Callable[[Exception | str], None]") -> "Verdict":
     """The verdict on a request that could not be judged, for that reason."""
-    log(describe(error))
+    log(error)
     admits = settings.mode == "shadow" or (settings.admits_on_error and isinstance(error, StoreError))
     return (OK if admits else INTERNAL_SERVER_ERROR), None
+
+
+def tell(
+    environ: "Mapping[bytes, bytes]", problem: "Exception | str", log: "Callable[[str], None]"
+) -> None:
+    """Report an error, if these variables say how (``limiter.reporter``); else, or if it is text, log it."""
+    if isinstance(problem, str):
+        log(problem)
+    elif (
+        environ.get(b"LIMITER_LOG")
+        or environ.get(b"LIMITER_LOG_LEVEL")
+        or environ.get(b"LIMITER_MAIL_TO")
+    ):
+        from limiter.reporter import reporter_of
+
+        reporter_of(environ).report_error(INTERNAL_SERVER_ERROR, problem)
+    else:
+        log(describe(problem))
+
+
+def tell_denial(environ: "Mapping[bytes, bytes]", status: str) -> None:
+    """Report what a request was denied with, a status of 4xx."""
+    from limiter.reporter import reporter_of
+
+    reporter_of(environ).report(status, status[4:])
 
 
 def describe(error: Exception) -> str:

@@ -6,9 +6,11 @@
 The client gets a status, JSON and no reason; the reason of a 500 is one line in ``wsgi.errors``.
 """
 
+import posix
+
 from limiter.gate import Gates, write_line
 from limiter.response import INTERNAL_SERVER_ERROR, OK, body, fields, standings
-from limiter.verdict import describe
+from limiter.verdict import tell, tell_denial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +66,8 @@ class RateLimit:
         return self._app(environ, start)
 
     def _judge(self, environ: "WSGIEnvironment") -> "Verdict":
-        def log(reason: str) -> None:
-            write_line(environ["wsgi.errors"], reason)
+        def log(problem: "Exception | str") -> None:
+            tell(variables(environ), problem, lambda reason: write_line(environ["wsgi.errors"], reason))
 
         def get(name: bytes) -> "bytes | None":
             value = environ.get(name.decode("latin-1"))
@@ -78,9 +80,18 @@ class RateLimit:
         try:
             gate = self._gates.choose(environ)
         except ValueError as error:
-            log(describe(error))
+            log(error)
             return INTERNAL_SERVER_ERROR, None
         return gate.judge(find, log)
+
+
+def variables(environ: "WSGIEnvironment") -> "dict[bytes, bytes]":
+    """The variables of the request over those of the process, as bytes."""
+    own = [(name, it) for name, it in environ.items() if isinstance(it, str)]
+    return {
+        **posix.environ,
+        **{name.encode("latin-1", "replace"): it.encode("latin-1", "replace") for name, it in own},
+    }
 
 
 def _refuse(
@@ -89,6 +100,9 @@ def _refuse(
     status: str,
     decision: "Decision | None",
 ) -> "list[bytes]":
+    level = environ.get("LIMITER_LOG_LEVEL") or posix.environ.get(b"LIMITER_LOG_LEVEL")
+    if level in ("warning", b"warning") and status[0] == "4":
+        tell_denial(variables(environ), status)
     message = body(status)
     start_response(status, [*fields(status, decision), ("Content-Length", str(len(message)))])
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]

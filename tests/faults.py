@@ -10,8 +10,23 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-CALLS = ("listdir", "rename", "mkdir", "open", "close", "unlink", "rmdir", "lstat", "read", "write")
-"""All that the package asks of the operating system, by their names in the module posix."""
+CALLS = (
+    "chdir",
+    "close",
+    "execve",
+    "listdir",
+    "lstat",
+    "mkdir",
+    "open",
+    "read",
+    "readlink",
+    "rename",
+    "rmdir",
+    "stat",
+    "unlink",
+    "write",
+)
+"""All that the package asks of files, by their names in the module posix."""
 
 HARD = [
     errno.EACCES,
@@ -38,16 +53,25 @@ SOFT = [errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.ENOTEMPTY, errno.EMLINK]
 
 @dataclass
 class Ended:
-    """How a child ended: the name of the call that was struck, if it came to that; what it wrote."""
+    """How a child ended: the name of the call that was struck, if it came to that, and the path or the
+    number of the file concerned; whether it was killed, or its exit status; what it wrote.
+    """
 
     struck: str
+    target: str
     killed: bool
+    code: int
     output: bytes
     log: bytes
 
 
-def play(action: Callable[[], object], number: int, strike: Callable[[], None]) -> Ended:
-    """Run ``action`` in a child of which the call with that number, from 0, is struck before it is made."""
+def play(
+    action: Callable[[], object], number: int, strike: Callable[[], None], lasting: str | None = None
+) -> Ended:
+    """Run ``action`` in a child of which the call with that number, from 0, is struck before it is made.
+
+    With ``lasting`` so is each later one that concerns a path below that directory.
+    """
     with (
         tempfile.TemporaryFile() as output,
         tempfile.TemporaryFile() as log,
@@ -58,7 +82,7 @@ def play(action: Callable[[], object], number: int, strike: Callable[[], None]) 
             try:
                 posix.dup2(output.fileno(), 1)
                 posix.dup2(log.fileno(), 2)
-                _arm(number, strike, told.fileno())
+                _arm(number, strike, told.fileno(), lasting)
                 action()
             except BaseException as error:
                 posix._exit(3 if isinstance(error, Exception) else 4)
@@ -66,21 +90,31 @@ def play(action: Callable[[], object], number: int, strike: Callable[[], None]) 
         _, status = os.waitpid(child, 0)
         for file in (output, log, told):
             file.seek(0)
-        return Ended(told.read().decode(), os.WIFSIGNALED(status), output.read(), log.read())
+        struck, _, target = told.read().decode().partition(" ")
+        code = os.waitstatus_to_exitcode(status)
+        return Ended(struck, target, os.WIFSIGNALED(status), code, output.read(), log.read())
 
 
-def _arm(number: int, strike: Callable[[], None], told: int) -> None:
+def _arm(number: int, strike: Callable[[], None], told: int, lasting: str | None) -> None:
     calls = 0
     tell = posix.write
+    opened: dict[object, object] = {}
 
     def armed(name: str, call: Callable[..., object]) -> Callable[..., object]:
         def instead(*arguments: object) -> object:
             nonlocal calls
             calls += 1
+            target = opened.get(arguments[0], arguments[0])
+            path = os.fsdecode(target) if isinstance(target, (str, bytes)) else str(target)
             if calls == number + 1:
-                tell(told, name.encode())
+                tell(told, f"{name} {path}".encode())
                 strike()
-            return call(*arguments)
+            if calls > number + 1 and lasting is not None and path.startswith(f"{lasting}/"):
+                strike()
+            result = call(*arguments)
+            if name == "open":
+                opened[result] = target
+            return result
 
         return instead
 

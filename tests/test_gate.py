@@ -15,6 +15,7 @@ from limiter.gate import Gate, Gates, Undecided, write_line
 from limiter.register import put
 from limiter.response import INTERNAL_SERVER_ERROR, OK, TOO_MANY_REQUESTS, UNAUTHORIZED
 from limiter.settings import NAMES
+from limiter.verdict import describe
 from tests.places import new_root
 
 
@@ -68,10 +69,13 @@ class Door:
         self.log: list[str] = []
 
     def ask(self) -> str:
-        return self.gate.judge(lambda: self.app_id, self.log.append)[0]
+        return self.gate.judge(lambda: self.app_id, self.note)[0]
+
+    def note(self, problem: Exception | str) -> None:
+        self.log.append(problem if isinstance(problem, str) else describe(problem))
 
     def recall(self) -> str:
-        return self.gate.recall(lambda: self.app_id, self.log.append)[0]
+        return self.gate.recall(lambda: self.app_id, self.note)[0]
 
 
 def test_the_settings_decide(root: str) -> None:

@@ -15,7 +15,7 @@ from limiter.register import put
 from limiter.response import INTERNAL_SERVER_ERROR, OK, TOO_MANY_REQUESTS, UNAUTHORIZED
 from limiter.settings import Settings
 from limiter.store import StoreError
-from limiter.verdict import judge
+from limiter.verdict import describe, judge
 
 if TYPE_CHECKING:
     from limiter.verdict import Verdict
@@ -43,7 +43,10 @@ class Door:
         return function(*arguments)
 
     def judge(self, app_id: str | None = "acme") -> Verdict:
-        return judge(self.settings, lambda: app_id, self.hit, self.call, self.said.append)
+        return judge(self.settings, lambda: app_id, self.hit, self.call, self.log)
+
+    def log(self, problem: Exception | str) -> None:
+        self.said.append(problem if isinstance(problem, str) else describe(problem))
 
 
 def test_admitted_then_denied(root: str) -> None:
@@ -94,7 +97,7 @@ def test_an_error_in_finding_the_app_id_is_one_like_others(root: str) -> None:
     def find() -> str:
         raise OSError(errno.EIO, "Input/output error")
 
-    assert judge(door.settings, find, door.hit, door.call, door.said.append)[0] is INTERNAL_SERVER_ERROR
+    assert judge(door.settings, find, door.hit, door.call, door.log)[0] is INTERNAL_SERVER_ERROR
     assert door.said == ["OSError: [Errno 5] Input/output error"]
 
 

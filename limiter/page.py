@@ -1,0 +1,126 @@
+"""The page: what a CGI script writes, held back until it is too late to answer anything else.
+
+Nothing leaves before the headers are complete; after that it leaves when the script flushes, when 64 KiB are held,
+or at the end.  Until then all of it can be dropped for another answer; after that it can only be cut off.
+"""
+
+import io
+import posix
+import sys
+from _thread import RLock
+
+HELD_MOST = 65536
+"""Bytes that are held back."""
+
+
+class Page(io.BufferedIOBase):
+    """A binary file, to take the place of standard output.  Threads may share it."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._has_headers = False
+        self._has_left = False
+        self._is_over = False
+        self._lock = RLock()
+        posix.register_at_fork(after_in_child=self._leave_to_the_parent)
+
+    def writable(self) -> bool:
+        """Whether it can be written to: always."""
+        return True
+
+    def fileno(self) -> int:
+        """That of standard output."""
+        return 1
+
+    def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]
+        """Take these bytes; they are dropped if another answer has been given.
+
+        Raises ValueError if they are no headers, though they should be, and OSError if nobody takes them.
+        """
+        data = bytes(data)
+        with self._lock:
+            if self.closed:
+                raise ValueError("write to closed file")
+            if self._is_over:
+                return len(data)
+            before = len(self._held)
+            self._held += data
+            if not self._has_headers:
+                self._look_for_headers(max(0, before - 2))
+            if self._has_headers and len(self._held) > HELD_MOST:
+                self._leave()
+        return len(data)
+
+    def flush(self) -> None:
+        """Let go what is held, if the headers are complete.  Raises OSError."""
+        # Nobody calls it when the interpreter does, just before it tells of an exception that nobody caught.
+        is_asked_for = sys._getframe().f_back is not None
+        with self._lock:
+            if is_asked_for and self._has_headers and not self._is_over:
+                self._leave()
+
+    def finish(self) -> None:
+        """Let go what is held, for the script has ended.
+
+        Raises ValueError if its headers are not complete, and OSError if nobody takes it.
+        """
+        with self._lock:
+            if self._is_over:
+                return
+            if not self._has_headers:
+                raise ValueError("The script has ended before its headers were complete")
+            self._leave()
+            self._is_over = True
+
+    def replace(self, answer: bytes) -> str:
+        """Drop what is held, and what may still be written, and let this answer leave; what is to be said of that.
+
+        If something has left before, nothing more does.
+        """
+        with self._lock:
+            if self._is_over:
+                return "the answer had been given"
+            self.drop()
+            if self._has_left:
+                return "headers had been sent"
+            try:
+                _write(answer)
+            except OSError as error:
+                return f"nobody took the answer: {type(error).__name__}: {error}"
+        return ""
+
+    def drop(self) -> None:
+        """Drop what is held, and what may still be written."""
+        self._is_over = True
+        self._held.clear()
+
+    def _leave_to_the_parent(self) -> None:
+        self._lock = RLock()  # a thread that is not in this process may have it
+        self.drop()
+
+    def _look_for_headers(self, start: int) -> None:
+        ends = [self._held.find(end, start) for end in (b"\n\n", b"\n\r\n")]
+        end = min([it for it in ends if it >= 0], default=-1)
+        if end < 0:
+            if len(self._held) > HELD_MOST:
+                raise ValueError(f"No end of the headers within {HELD_MOST} bytes")
+            return
+        for line in self._held[:end].split(b"\n"):
+            if b":" not in line:
+                raise ValueError(f"Malformed header {bytes(line)!r:.100}")
+        self._has_headers = True
+
+    def _leave(self) -> None:
+        held = bytes(self._held)
+        self._held.clear()
+        self._has_left = self._has_left or bool(held)
+        try:
+            _write(held)
+        except OSError:
+            self._is_over = True
+            raise
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[posix.write(1, data) :]

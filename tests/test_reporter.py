@@ -1,0 +1,329 @@
+"""The reporter: what is told, of what, and how; and the limiter's own doors, which use it if they are told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limiter import asgi, wsgi
+from limiter.reporter import Reporter, reporter_of
+from limiter.verdict import tell
+from tests.conftest import clean_environ
+from tests.places import PYTHON, REPOSITORY, new_root
+
+MISTAKES = {
+    "LIMITER_LOG": ["errors.log", "Syslog", "/", "/var/log/"],
+    "LIMITER_LOG_LEVEL": ["4xx", "Warning"],
+    "LIMITER_LOG_SAMPLE": ["0", "-1", "1.5", "many", "1000001", "\u0663"],
+    "LIMITER_MAIL_TO": [
+        "a b@example.org",
+        "Me <me@example.org>",
+        "a@b@c",
+        "me@",
+        "@example.org",
+        ",",
+        "-oi",
+        "a@b\nc",
+    ],
+    "LIMITER_MAIL_FROM": ["a@example.org, b@example.org", "a\r\nb@example.org", "\u00e4@example.org"],
+    "LIMITER_SMTP": [
+        "example.org:",
+        "example.org:0",
+        "example.org:65536",
+        "a b",
+        "smtp://example.org",
+        "bin/sendmail",
+    ],
+}
+CASES = [(name, value) for name, values in MISTAKES.items() for value in values]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory for a log."""
+    path = new_root("/tmp")
+    yield path
+    shutil.rmtree(path)
+
+
+def reporter(place: Path, **more: str) -> Reporter:
+    variables = {"LIMITER_LOG": f"{place}/log", "TMPDIR": str(place), **more}
+    return Reporter({name.encode(): value.encode() for name, value in variables.items()})
+
+
+def log(place: Path) -> list[dict[str, Any]]:
+    file = place / "log"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.mark.parametrize(("name", "value"), CASES)
+def test_a_mistake_is_named(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match="expected") as caught:
+        Reporter({name.encode(): value.encode()})
+    assert str(caught.value).startswith(f"{name}={value!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LIMITER_LOG", "syslog"),
+        ("LIMITER_LOG_LEVEL", "warning"),
+        ("LIMITER_LOG_SAMPLE", "1000000"),
+        ("LIMITER_MAIL_TO", "root, a.b+c@example.org"),
+        ("LIMITER_SMTP", "mail.example.org:587"),
+        ("LIMITER_SMTP", "/usr/bin/msmtp"),
+        ("LIMITER_SMTP", ""),
+    ],
+)
+def test_what_is_right_is_taken(name: str, value: str) -> None:
+    Reporter({name.encode(): value.encode()})
+
+
+def test_a_mistake_is_a_line_where_nobody_else_can_tell(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    reporter_of({b"LIMITER_LOG": b"here", b"UNIQUE_ID": b"7"}).report("500 x", "KeyError: 'x'")
+    lines = [json.loads(line) for line in capfdbinary.readouterr().err.splitlines()]
+    assert [line["reason"] for line in lines] == [
+        "ValueError: LIMITER_LOG='here': expected 'stderr', 'syslog' or a file's absolute path",
+        "KeyError: 'x'",
+    ]
+    assert [line["id"] for line in lines] == ["7", "7"]
+
+
+@pytest.mark.parametrize(
+    ("level", "statuses"), [("", [500, 504]), ("error", [500, 504]), ("warning", [404, 429, 500, 504])]
+)
+def test_the_level_says_what_is_told(place: Path, level: str, statuses: list[int]) -> None:
+    it = reporter(place, LIMITER_LOG_LEVEL=level)
+    for status in (
+        "200 OK",
+        "404 Not Found",
+        "429 Too Many Requests",
+        "500 Internal",
+        "504 Gateway Timeout",
+    ):
+        it.report(status, "x")
+    assert [line["status"] for line in log(place)] == statuses
+
+
+def test_of_4xx_one_in_n_is_told(place: Path) -> None:
+    """The bounds are six standard deviations from the mean."""
+    it = reporter(place, LIMITER_LOG_LEVEL="warning", LIMITER_LOG_SAMPLE="4")
+    for _ in range(1000):
+        it.report("429 Too Many Requests", "x")
+    lines = log(place)
+    assert 168 <= len(lines) <= 332
+    assert {line["sample"] for line in lines} == {4}
+    it.report("500 Internal Server Error", "x")
+    assert "sample" not in log(place)[-1]
+    assert len(log(place)) == len(lines) + 1
+
+
+def test_an_exception_tells_where_it_was_raised_and_what_caused_it(place: Path) -> None:
+    def inner() -> None:
+        raise KeyError("x")
+
+    try:
+        try:
+            inner()
+        except KeyError:
+            raise OSError(2, "No such file", "/x") from None
+    except OSError as error:
+        reporter(place).report_error("500 x", error, "headers had been sent")
+    try:
+        try:
+            inner()
+        except KeyError as error:
+            raise ValueError from error
+    except ValueError as error:
+        reporter(place).report_error("500 x", error)
+    first, second = log(place)
+    assert first["reason"] == "FileNotFoundError: [Errno 2] No such file: '/x' (headers had been sent)"
+    assert second["reason"] == "ValueError (from KeyError: 'x')"
+    assert second["where"].startswith(f"{__file__}:")
+    assert [frame.split()[1] for frame in second["stack"]] == [
+        "test_an_exception_tells_where_it_was_raised_and_what_caused_it"
+    ]
+
+
+def test_it_never_raises(place: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    it = reporter(place)
+    it.report("no status", "KeyError: 'x'")
+    it.report_error("no status", KeyError("x"))
+    said = capfdbinary.readouterr().err.decode().splitlines()
+    assert said == [
+        "limiter: \"KeyError: 'x'; and then ValueError\"",
+        "limiter: 'KeyError; and then ValueError'",
+    ]
+
+
+def test_a_log_that_fails_is_told_on_standard_error(
+    place: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (place / "log").mkdir()
+    reporter(place).report("500 x", "KeyError: 'x'")
+    problem, why = [json.loads(line) for line in capfdbinary.readouterr().err.splitlines()]
+    assert (problem["status"], problem["reason"]) == (500, "KeyError: 'x'")
+    assert (why["status"], why["reason"].split(":")[0]) == (None, f"LIMITER_LOG='{place}/log'")
+
+
+def test_a_mail_that_cannot_be_begun_is_one_line_more(place: Path) -> None:
+    (place / f"limiter-{os.geteuid()}").symlink_to("/")
+    reporter(place, LIMITER_MAIL_TO="root").report("500 x", "KeyError: 'x'")
+    assert [line["reason"].split(":")[0] for line in log(place)] == ["KeyError", "No mail"]
+
+
+def test_nothing_heavy_is_loaded_before_anything_fails() -> None:
+    code = (
+        "import posix, sys\nfrom limiter.reporter import Reporter\nReporter(posix.environ)\n"
+        "print([name for name in ('re', 'json', 'os', 'email', 'limiter.journal') if name in sys.modules])"
+    )
+    ended = subprocess.run([PYTHON, "-S", "-c", code], cwd=REPOSITORY, capture_output=True, check=True)
+    loaded = subprocess.run(
+        [PYTHON, "-S", "-c", "import sys; print('os' in sys.modules)"], capture_output=True, check=True
+    )
+    assert ended.stdout.decode() == ("['os']\n" if loaded.stdout == b"True\n" else "[]\n")
+
+
+# The doors.
+
+
+def test_without_settings_a_door_writes_its_one_plain_line() -> None:
+    said: list[str] = []
+    tell({b"LIMITER_LOG_SAMPLE": b"2"}, OSError("x"), said.append)
+    tell({b"LIMITER_LOG": b"/nowhere"}, "shadow: acme", said.append)
+    assert said == ["OSError: x", "shadow: acme"]
+
+
+Asked = Callable[[str], str]
+
+
+def check(variables: dict[str, str], home: Path) -> Asked:
+    def ask(query: str) -> str:
+        environ = clean_environ(**variables, QUERY_STRING=query)
+        script = home / "cgi-bin/check.py"
+        ended = subprocess.run([script], env=environ, capture_output=True, text=True, check=True)
+        assert ended.stderr == ""
+        return ended.stdout.splitlines()[0][8:]
+
+    return ask
+
+
+def guarded(variables: dict[str, str], home: Path) -> Asked:
+    def ask(query: str) -> str:
+        environ = clean_environ(**variables, QUERY_STRING=query, PYTHONPATH=str(home))
+        code = "from limiter.cgi import guard; guard(); print('Status: 200 OK')"
+        ended = subprocess.run(
+            [PYTHON, "-c", code], env=environ, capture_output=True, text=True, check=True
+        )
+        assert ended.stderr == ""
+        status = next(line for line in ended.stdout.splitlines() if line.startswith("Status: "))
+        return status[8:]
+
+    return ask
+
+
+def wsgi_application(variables: dict[str, str], _: Path) -> Asked:
+    def application(__: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b""]
+
+    door = wsgi.RateLimit(application)
+
+    def ask(query: str) -> str:
+        started: list[str] = []
+        environ = {**variables, "QUERY_STRING": query, "REQUEST_METHOD": "GET", "wsgi.errors": None}
+        door(environ, lambda status, *_: started.append(status))  # type: ignore[arg-type]
+        return started[0]
+
+    return ask
+
+
+def asgi_application(_: dict[str, str], __: Path) -> Asked:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    door = asgi.RateLimit(application)
+
+    def ask(query: str) -> str:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            return {}
+
+        scope = {"type": "http", "method": "GET", "query_string": query.encode(), "headers": []}
+        asyncio.run(door(scope, receive, send))
+        return str(sent[0]["status"])
+
+    return ask
+
+
+def the_map(variables: dict[str, str], home: Path) -> Asked:
+    def ask(query: str) -> str:
+        settings = [f"{name}={value}" for name, value in variables.items()]
+        ended = subprocess.run(
+            [PYTHON, "-IS", home / "rewritemap", *settings],
+            env=clean_environ(),
+            input=f"127.0.0.1 {query} \n",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ended.stderr == ""
+        return ended.stdout
+
+    return ask
+
+
+@pytest.mark.parametrize("door", [check, guarded, wsgi_application, asgi_application, the_map])
+def test_every_door_reports_failures_and_if_told_to_denials(
+    place: Path,
+    root: str,
+    installed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    door: Callable[[dict[str, str], Path], Asked],
+) -> None:
+    if os.geteuid() == 0:  # the map never asks a store as root
+        os.chown(root, 65534, 65534)
+        os.chown(place, 65534, 65534)
+    variables = {
+        "LIMITER_ROOT": root,
+        "LIMITER_LIMIT": "1/hour",
+        "LIMITER_LOG": f"{place}/log",
+        "LIMITER_LOG_LEVEL": "warning",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ask = door(variables, installed)
+    assert [ask(query)[:3] for query in ("app_id=acme", "app_id=acme", "app_id=/&token=x")] == [
+        "200",
+        "429",
+        "401",
+    ]
+    assert [(line["status"], line["query"]) for line in log(place)] == [
+        (429, "app_id=acme"),
+        (401, "app_id=/&token=***"),
+    ]
+    for level in ("warning", "error", ""):
+        variables["LIMITER_LOG_LEVEL"] = level
+        variables["LIMITER_LIMIT"] = "1/fortnight"
+        monkeypatch.setenv("LIMITER_LOG_LEVEL", level)
+        monkeypatch.setenv("LIMITER_LIMIT", "1/fortnight")
+        assert ask("app_id=acme")[:3] == "500"
+        assert ask("")[:3] == "401"
+    statuses = [line["status"] for line in log(place)[2:]]
+    assert statuses == [500, 401, 500, 500]
+    assert "fortnight" in log(place)[2]["reason"]
+    assert log(place)[2]["where"].rpartition(":")[0].endswith("limiter/notation.py")

@@ -1,0 +1,302 @@
+"""Supervised scripts in a real Apache: those that are well are as ever, and each failure is answered and told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import test_apache_guard as unsupervised
+from tests.apache import MPMS, Reply, Server, apache
+from tests.failing import FAILING, TIMEOUT
+from tests.mailbox import Mailbox, mailbox
+from tests.places import new_root
+from tests.test_apache_guard import LIMIT, MODULES, SITE, add, both, everything, told
+from tests.test_header import BAD, GOOD
+from tests.test_supervise import wait_until_gone
+
+pytestmark = pytest.mark.one_python
+
+# All of the guard, and of a script without it what a supervised one is given beside.
+SUPERVISED = """
+<Directory "{home}/cgi-bin">
+    SetEnv LIMITER_SUPERVISE 1
+</Directory>
+<LocationMatch "bare(?!/rewritten)|php-cgi">
+    SetEnv PYTHONFAULTHANDLER 1
+</LocationMatch>
+"""
+MESSAGES = {500: b'{"message": "Internal Server Error"}', 504: b'{"message": "Gateway Timeout"}'}
+
+home = unsupervised.home
+site = unsupervised.site
+elsewhere = unsupervised.elsewhere
+place = unsupervised.place
+
+
+@pytest.fixture(params=MPMS, scope="module")
+def mpm(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(mpm: str, home: Path, site: Path, elsewhere: Path) -> Iterator[Server]:
+    """The server of the unsupervised scripts, but for the one setting."""
+    after = (SITE + SUPERVISED).format(site=site, elsewhere=elsewhere, home=home, limit=LIMIT)
+    with apache(mpm, home, {"LIMITER_LIMIT": "1/hour"}, after=after, modules=tuple(MODULES)) as server:
+        yield server
+
+
+# The same holds as of unsupervised scripts
+
+test_script_answers_until_the_limit = unsupervised.test_script_answers_until_the_limit
+test_who_does_not_say_who_asks = unsupervised.test_who_does_not_say_who_asks_is_unauthorized
+test_script_is_given_the_same = (
+    unsupervised.test_script_is_given_what_it_would_be_given_without_the_guard
+)
+test_place_of_a_script_is_no_matter = unsupervised.test_place_of_a_script_is_no_matter
+test_script_of_another_redirect = unsupervised.test_script_of_another_redirect_is_given_what_that_set
+test_user_is_known = unsupervised.test_user_is_known
+test_words_of_a_query = unsupervised.test_words_of_a_query_are_arguments_of_all_but_php
+test_php_is_given_the_same = unsupervised.test_php_is_given_what_apache_s_own_action_gives_it
+test_php_gets_files = unsupervised.test_php_gets_files
+test_body_is_the_script_s_byte_for_byte = unsupervised.test_body_is_the_script_s_byte_for_byte
+test_refusal_does_not_suffer = unsupervised.test_refusal_does_not_suffer_from_a_body_that_nobody_wants
+test_exactly_twenty_are_admitted = unsupervised.test_exactly_twenty_are_admitted_over_all_languages
+
+
+def test_scripts_are_supervised_here(server: Server) -> None:
+    bare, kept = (told(it)[0] for it in both(server, "/{}/tell.py?app_id=acme"))
+    assert bare[b"PYTHONFAULTHANDLER"] == kept[b"PYTHONFAULTHANDLER"] == b"1"
+
+
+def test_process_is_as_it_would_be_without_the_guard(server: Server) -> None:
+    """But for its output, which goes through pipes."""
+    bare, kept = (
+        re.sub(rb"(?m)\[\d+\]|^\d+ \S*/process\n|^[12] .*\n", b"", it.body)
+        for it in both(server, "/{}/process?app_id=acme")
+    )
+    assert kept == bare
+    assert b"SigIgn:" in kept
+    assert b"\n0 " in kept
+
+
+def test_head_is_get_without_a_body(server: Server) -> None:
+    for name in unsupervised.NAMES:
+        get, head = (server.ask(f"/kept/{name}?app_id=head", it) for it in ("GET", "HEAD"))
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers["Content-Type"] == get.headers["Content-Type"]
+        assert "RateLimit" in head.headers
+
+
+# Scripts that fail
+
+
+@contextmanager
+def supervised(
+    mpm: str, home: Path, scripts: Path, also: str = "", **settings: str
+) -> Iterator[tuple[Server, Path]]:
+    """A server that supervises all that lies there, and its log, a file; ``also`` is further configuration."""
+    logs = new_root("/tmp")
+    own = {"LIMITER_SUPERVISE": "1", "LIMITER_LOG": f"{logs}/log", "TMPDIR": str(logs)}
+    after = (
+        everything(scripts)
+        + also
+        + "".join([f'SetEnv {name} "{it}"\n' for name, it in {**own, **settings}.items()])
+    )
+    limit = {"LIMITER_LIMIT": "1000/hour"}
+    try:
+        with apache(mpm, home, limit, after=after, modules=("actions", "unique_id")) as server:
+            owner = server.root.stat()
+            os.chown(logs, owner.st_uid, owner.st_gid)
+            yield server, logs / "log"
+    finally:
+        shutil.rmtree(logs)
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[Path]:
+    """A directory of scripts that fail."""
+    for tool in ("perl", "ruby", "php-cgi"):
+        if not shutil.which(tool):
+            pytest.skip(f"{tool} is not installed")
+    path = new_root("/tmp")
+    for name, script in FAILING.items():
+        script.add(path / name)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def failing(mpm: str, home: Path, scripts: Path) -> Iterator[tuple[Server, Path, Mailbox]]:
+    """A server of these, its log, and who gets its mails."""
+    with mailbox() as box:
+        mail = {"LIMITER_MAIL_TO": "root@localhost", "LIMITER_SMTP": f"127.0.0.1:{box.port}"}
+        with supervised(mpm, home, scripts, LIMITER_SCRIPT_TIMEOUT=TIMEOUT, **mail) as (server, log):
+            yield server, log, box
+            assert len(box.mails) == len({entry["script"] for entry in entries(log)})
+    assert "limiter: " not in server.log
+
+
+def entries(log: Path) -> list[dict[str, Any]]:
+    """What the log says."""
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def assert_failed(reply: Reply, status: int) -> None:
+    """Hold the answer for a script against the contract."""
+    assert (reply.status, reply.body) == (status, MESSAGES[status])
+    assert reply.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert reply.headers["Cache-Control"] == "no-store"
+    assert reply.headers["RateLimit-Policy"] == '"1000-per-3600s";q=1000;w=3600'
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("name", FAILING)
+def test_failure_is_answered_as_json_and_told_once(
+    failing: tuple[Server, Path, Mailbox], scripts: Path, name: str, method: str
+) -> None:
+    server, log, box = failing
+    script = FAILING[name]
+    before = len(entries(log))
+    body = b"x" * 300000 if method == "POST" else None
+    assert_failed(server.ask(f"/{name}?app_id=acme", method, body), script.status)
+    (entry,) = entries(log)[before:]
+    assert script.reason in entry["reason"]
+    assert (entry["status"], entry["script"]) == (script.status, f"{scripts}/{name}")
+    assert (entry["app_id"], entry["method"], len(entry["id"])) == ("acme", method, 27)
+    assert script.words in "\n".join(entry.get("stack", []))
+    if script.line:
+        assert entry["where"] == f"{scripts}/{name}:{script.line}"
+    box.wait_for(f"{scripts}/{name}")  # the one mail: another within a minute would be one too many
+
+
+# Scripts that go on
+
+
+@pytest.fixture
+def streams(mpm: str, home: Path, place: Path) -> Iterator[Server]:
+    """A server of scripts that write for long, and tell their number in a file."""
+    for name, text in STREAMS.items():
+        add(
+            place / name,
+            f"#!/usr/bin/perl\n$| = 1; print 'Content-Type: text/plain', chr(10) x 2;\n{text}",
+        )
+    with supervised(mpm, home, place) as (server, log):
+        yield server
+        assert entries(log) == []
+
+
+STREAMS = {
+    "large": "$part = join('', map(chr, 0 .. 255)) x 256; print $part for 1 .. 2048;",
+    "endless": "print $$, chr(10); print 'x' x 65536 while 1;",
+    "silent": "print $$, chr(10); sleep 999;",
+    "slow": "print 'first'; select undef, undef, undef, .01 until -e 'seen'; print 'second';",
+}
+
+
+def begin(server: Server, path: str) -> tuple[socket.socket, bytes]:
+    """Ask for it; the connection, and what has come of the response with the first bytes of its body."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    connection.sendall(f"GET {path}?app_id=acme HTTP/1.0\r\n\r\n".encode())
+    data = b""
+    while not data.partition(b"\r\n\r\n")[2]:
+        part = connection.recv(65536)
+        assert part, data
+        data += part
+    return connection, data
+
+
+def test_large_output_is_complete(streams: Server) -> None:
+    reply = streams.ask("/large?app_id=acme")
+    assert reply.status == 200
+    assert reply.body == bytes(range(256)) * 256 * 2048
+
+
+def test_output_comes_as_it_is_written(streams: Server, place: Path) -> None:
+    """The script goes on only when the client has seen the first part."""
+    connection, data = begin(streams, "/slow")
+    with connection:
+        assert data.endswith(b"\r\n\r\nfirst")
+        (place / "seen").touch()
+        assert b"".join(iter(lambda: connection.recv(65536), b"")) == b"second"
+
+
+def test_client_that_goes_away_ends_the_script(streams: Server) -> None:
+    connection, data = begin(streams, "/endless")
+    with connection:
+        number = int(data.partition(b"\r\n\r\n")[2].split()[0])
+        assert Path(f"/proc/{number}").exists()
+    wait_until_gone(number)
+
+
+def test_apache_that_stops_ends_the_script(mpm: str, home: Path, place: Path) -> None:
+    add(place / "silent", f"#!/usr/bin/perl\n$| = 1; print 'X: y', chr(10) x 2;\n{STREAMS['silent']}")
+    with supervised(mpm, home, place) as (server, _):
+        connection, data = begin(server, "/silent")
+        number = int(data.partition(b"\r\n\r\n")[2].split()[0])
+        assert Path(f"/proc/{number}").exists()
+    connection.close()
+    wait_until_gone(number)
+
+
+def test_upload_that_is_slow_is_not_the_script_s_silence(mpm: str, home: Path, place: Path) -> None:
+    add(place / "upload", "#!/usr/bin/perl\nmy @all = <STDIN>; print 'X: y', chr(10) x 2, @all;\n")
+    with supervised(mpm, home, place, LIMITER_SCRIPT_TIMEOUT="1") as (server, log):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            connection.sendall(b"POST /upload?app_id=acme HTTP/1.0\r\nContent-Length: 8\r\n\r\n")
+            for pause in (2.5, 0.6, 0.6, 0.6):
+                time.sleep(pause)
+                connection.sendall(b"x\n")
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.endswith(b"\r\n\r\n" + b"x\n" * 4)
+        assert entries(log) == []
+
+
+def test_standard_error_goes_to_the_log_of_apache(mpm: str, home: Path, place: Path) -> None:
+    """All of it, before a response and behind it."""
+    line = "x" * 99
+    text = f"print STDERR '{line}', chr(10) for 1 .. 5243;"
+    header = "print 'X: y', chr(10) x 2, 'whole';"
+    add(place / "wordy", f"#!/usr/bin/perl\n{text}\n{header}\n{text}\n")
+    with supervised(mpm, home, place) as (server, log):
+        reply = server.ask("/wordy?app_id=acme")
+        assert (reply.status, reply.body) == (200, b"whole")
+        assert entries(log) == []
+    assert server.log.count(line) == 2 * 5243
+
+
+# What goes through Apache, in one way or another, and is no answer for all that.
+STRICTER = {"NUL", "return within", "status that is none", "status of no answer", "no end"}
+
+
+def test_what_is_no_header_is_what_apache_takes_for_none(mpm: str, home: Path, place: Path) -> None:
+    outputs = {**GOOD, **{name: output for name, (output, _) in BAD.items()}}
+    for name, output in outputs.items():
+        (place / f"{name}.output").write_bytes(output + (b"body" if name in GOOD else b"\n\nbody"))
+        add(place / f"{name}.sh", f"#!/bin/sh\nexec cat '{name}.output'\n")
+    bare = f"""
+        Alias /bare "{place}"
+        <Location "/bare">
+            Options ExecCGI
+            SetHandler cgi-script
+        </Location>
+    """
+    with supervised(mpm, home, place, bare) as (server, log):
+        for name in outputs:
+            told = len(entries(log))
+            path = f"{name}.sh?app_id=acme".replace(" ", "%20")
+            requests = (f"GET /{it}{path} HTTP/1.0\r\n\r\n".encode() for it in ("bare/", ""))
+            unguarded, guarded = (server.send(it).partition(b"\r\n")[0] for it in requests)
+            assert len(entries(log)) - told == (name in BAD)
+            if name not in STRICTER:
+                assert (guarded, guarded[9:12] == b"500") == (unguarded, name in BAD)
