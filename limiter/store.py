@@ -36,12 +36,16 @@ like any other, but no one may conclude from it that a limit will stay full.
 A directory arrives whole or not at all: it is made and filled under ``.new-UNIQUE`` and then renamed
 to its name, ROOT/APP with its first limits in it, later ROOT/APP/LIMIT.  Renaming a directory
 onto one that is not empty fails, so one contender wins, and the others remove theirs.  No slot is ever
-made in a live directory, none is ever removed from one, and no shared name is ever given to mkdir.
+made in a live directory, none is ever removed from one but as said below, and no shared name is ever given to mkdir.
 
 What has been idle for a day may be swept: each slot is moved, by its name, to .sweep-UNIQUE in its
 directory; this, with all slots in it, to ROOT/.new-UNIQUE; then directories are removed that are empty.
 A hit that finds a .sweep-UNIQUE ends that: it renames it to .back-UNIQUE, moves what is in any
 .back-UNIQUE back, and removes it (``limiter.sweep``).
+
+A machine that dies within a rename on a replicated file system may leave a slot there under both
+names.  The newest counts.  Once that is more than a window old, a hit that wins a rename of it to one
+microsecond later removes the older ones.
 
 No lock is needed, and there is nothing to repair: between any two system calls the store is
 in a valid state.

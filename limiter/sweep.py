@@ -19,7 +19,7 @@ import posix
 
 from limiter.burst import Burst
 from limiter.fixed import Fixed
-from limiter.furnish import must_exist
+from limiter.furnish import must_exist, one_each
 from limiter.hit import clock
 from limiter.limit import SECOND, SEGMENT, Limit, Sliding, is_name, number_of, time_of
 from limiter.store import Store, failure, is_app, is_lost
@@ -127,7 +127,10 @@ def _furniture(store: Store, app: str, idle: int, now: int) -> "dict[str, list[s
         if any([name.startswith((_SEIZED, _RETURNED)) for name in names]):
             give_back(store, directory)  # of a sweeper that died: nobody has asked since
             names = _names(store, directory)
-        if names and not _is_idle(limit, segment, names, now - max(idle, limit.window)):
+        since = now - max(idle, limit.window)
+        if len(names) > limit.size(segment) and all(map(is_name, names)):
+            names = one_each(store, directory, sorted(names), limit.size(segment), since)
+        if names and not _is_idle(limit, segment, names, since):
             return None
         furniture[directory] = names
     return furniture

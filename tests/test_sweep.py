@@ -70,6 +70,17 @@ def test_an_application_goes_a_day_after_its_last_hit_and_not_before(any_root: s
     assert entries(any_root) == []
 
 
+@pytest.mark.parametrize("limits", ["1/minute", "70/minute", "2/hour fixed", "5/minute burst 6"])
+def test_an_application_with_a_slot_under_two_names_goes(root: str, limits: str) -> None:
+    hit_at(root, limits)
+    directory = Path(root, "acme", only(limits).directory(0))
+    name = max(os.listdir(directory))
+    (directory / f"1500000000.000000{name[17:]}").touch()
+    assert not sweep_app(Store(root), "acme", DAY, days_later(0.9))
+    assert sweep_app(Store(root), "acme", DAY, days_later(1.1))
+    assert entries(root) == []
+
+
 @pytest.mark.parametrize("limits", ["1/minute", "2/minute", "64/minute", "65/minute", "300/minute"])
 def test_every_segment_goes(root: str, limits: str) -> None:
     hit_at(root, limits, count=only(limits).quota)
