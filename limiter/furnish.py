@@ -7,7 +7,7 @@ hardly any hit needs it.
 import errno
 import posix
 
-from limiter.limit import Limit, is_name
+from limiter.limit import Limit, is_name, make, number_of, time_of
 from limiter.store import Store, StoreError, failure, is_lost
 
 TYPE_CHECKING = False
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Listings of a directory that shows too few slots.
 _LISTINGS = 4
-# Of all listings: so many in a row that show a sweep are no sweep.
+# Of all listings: so many in a row that show a sweep, or nothing, are no sweep.
 _ROUNDS = 1000
 _CREATE = posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY
 _MISSING = "The store does not exist (make it, or set LIMITER_ROOT)"
@@ -36,32 +36,62 @@ def complete(
     segment: int,
     app: str,
     names: "list[str]",
+    now: int,
 ) -> "list[str]":
-    """The names in a directory that shows too few or too many of them.
+    """The names in a directory that shows too few or too many of them, one for each slot.
 
     It may not be there yet; then it is furnished, and with a first segment the other limits' too.  A
     sweeper may be at it; then the slots are taken back.  And a network file system may miss a slot that is
-    being renamed, or show it twice.
+    being renamed, or show it twice: its newest name counts.  ``now`` is in microseconds.
     """
     directory = f"{app}/{limit.directory(segment)}"
     size = limit.size(segment)
     listings = 0
     for _ in range(_ROUNDS):
-        slots = {name[18:] if size > 1 else "": name for name in names if is_name(name)}
+        slots = {_slot(name, size): name for name in names if is_name(name)}
         if names and names[0] < "0" and _is_given_back(store, directory):
             pass  # each sweeper comes once, which is no reason to give up
+        elif not names:  # not there yet, or swept meanwhile
+            together = limits if segment == 0 else [limit]
+            furnish(store, app, {it.directory(segment): it.fresh(segment) for it in together})
         elif len(slots) == size or listings == _LISTINGS:
             break
         else:
             listings += 1
-            if not slots:
-                together = limits if segment == 0 else [limit]
-                furnish(store, app, {it.directory(segment): it.fresh(segment) for it in together})
         names = sorted(store.names(directory))
     if not slots:
-        why = "A limit's directory holds something else, and no slots (remove it)"
+        why = "A limit's directory stays without slots, or holds something else (remove it)"
         raise StoreError(errno.ENOENT, why, f"{store.root}/{directory}")
-    return sorted(slots.values())
+    if len(slots) == len(names):
+        return sorted(slots.values())
+    return one_each(store, directory, names, size, now - limit.window)
+
+
+def one_each(store: Store, directory: str, names: "list[str]", size: int, since: int) -> "list[str]":
+    """The newest name of each slot, of sorted names; the older ones are removed as far as that is safe.
+
+    A machine that dies within a rename may leave both names for good.  Whoever wins a rename of the newest
+    knows that the slot lives on without the others.  But while the newest is not older than ``since``, in
+    microseconds, its rename may be under way yet.
+    """
+    slots: dict[str, list[str]] = {}
+    for name in filter(is_name, names):
+        slots.setdefault(_slot(name, size), []).append(name)
+    for there in slots.values():
+        *older, newest = there
+        if not older or time_of(newest) >= since:
+            continue
+        confirmed = make(time_of(newest) + 1, False, number_of(newest))
+        if store.rename(directory, newest, confirmed):
+            there.append(confirmed)
+            for name in older:
+                _try(posix.unlink, f"{store.root}/{directory}/{name}")
+    return sorted([there[-1] for there in slots.values()])
+
+
+def _slot(name: str, size: int) -> str:
+    """What the names of one slot have in common; the numbers of a fixed or burst limit tell no slots apart."""
+    return name[18:] if size > 1 else ""
 
 
 def _is_given_back(store: Store, directory: str) -> bool:

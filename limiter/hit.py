@@ -249,7 +249,7 @@ def _look(
         if len(names) != limit.size(segment) or names[0] < "0":
             from limiter.furnish import complete  # hardly any hit needs it
 
-            names = complete(store, limits, limit, segment, app, names)
+            names = complete(store, limits, limit, segment, app, names, clock())
         view.listed[directory] = names
         if not view.add(directory, clock(), cost):
             return view

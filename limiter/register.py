@@ -14,7 +14,7 @@ Apache's user must be able to read it, and should not be able to write to it.
 import errno
 import posix
 
-from limiter.store import StoreError, failure, is_app, is_lost
+from limiter.store import StoreError, failure, is_app
 
 DEFAULT = ".default"
 """The entry for everybody who has none."""
@@ -85,12 +85,14 @@ def remove(register: str, name: str) -> bool:
     return True
 
 
-def _read(path: str) -> "str | None":
+def _read(path: str, is_second_look: bool = False) -> "str | None":
     try:
         return posix.readlink(path)
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        if is_lost(error):
-            return None
+        if error.errno == errno.ESTALE and not is_second_look:
+            return _read(path, True)  # a network file system has seen the entry being replaced
         if error.errno == errno.EINVAL:
             raise StoreError(error.errno, _NO_LINK, path) from error
         raise failure(error, path) from error

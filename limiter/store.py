@@ -9,7 +9,8 @@ The store is one existing directory, ROOT, whose entries are the applications::
     ROOT/APP/LIMIT/SLOT             the first 64 slots, or the one file of a fixed or burst limit
     ROOT/APP/LIMIT.1/SLOT           the next 64, and so on: segments
     ROOT/.new-UNIQUE                something being furnished or removed; nobody else looks into it
-    ROOT/APP/LIMIT/.sweep-UNIQUE/   slots that a sweeper has moved aside (or .back-UNIQUE)
+    ROOT/APP/LIMIT/.sweep-UNIQUE    the mark of a sweeper (or .back-UNIQUE, .gone-UNIQUE)
+    ROOT/APP/LIMIT/.slot-UNIQUE-SLOT    a slot that it has seized
 
 APP is an app_id (``[A-Za-z0-9][A-Za-z0-9._-]{0,63}``).  LIMIT is ``10-per-1s`` (sliding),
 ``10-per-1s-fixed`` or ``5-per-1s-burst-20``: hits, window in seconds.  SLOT is an empty file; its
@@ -36,12 +37,17 @@ like any other, but no one may conclude from it that a limit will stay full.
 A directory arrives whole or not at all: it is made and filled under ``.new-UNIQUE`` and then renamed
 to its name, ROOT/APP with its first limits in it, later ROOT/APP/LIMIT.  Renaming a directory
 onto one that is not empty fails, so one contender wins, and the others remove theirs.  No slot is ever
-made in a live directory, none is ever removed from one, and no shared name is ever given to mkdir.
+made in a live directory, none is ever removed from one but as said below, and no shared name is ever given to mkdir.
 
-What has been idle for a day may be swept: each slot is moved, by its name, to .sweep-UNIQUE in its
-directory; this, with all slots in it, to ROOT/.new-UNIQUE; then directories are removed that are empty.
-A hit that finds a .sweep-UNIQUE ends that: it renames it to .back-UNIQUE, moves what is in any
-.back-UNIQUE back, and removes it (``limiter.sweep``).
+What has been idle for a day may be swept: a mark .sweep-UNIQUE is made in the directory; each slot is
+renamed to .slot-UNIQUE-SLOT; the mark to .gone-UNIQUE; then the slots are removed, the mark, and the
+directory if it is empty.  A hit that finds a .sweep-UNIQUE ends that: it renames it to .back-UNIQUE, and
+then each .slot-UNIQUE-SLOT to the SLOT of one microsecond later, unless there is a .gone-UNIQUE: then it
+does what the sweeper would (``limiter.sweep``).
+
+A machine that dies within a rename on a replicated file system may leave a slot there under both
+names.  The newest counts.  Once that is more than a window old, a hit that wins a rename of it to one
+microsecond later removes the older ones.
 
 No lock is needed, and there is nothing to repair: between any two system calls the store is
 in a valid state.

@@ -1,17 +1,19 @@
 """Sweeping: an application that nobody has asked for in a day goes, while hits go on.
 
-A directory of slots is removed in three steps, each of one system call that somebody wins:
+All renames are within one directory, of empty files, as those of hits are: of all that a replicated file system
+does, this alone keeps its promises when several nodes do it at once.  A directory of slots is removed so:
 
-1. Every slot is moved, by the name that says that it is idle, to ``.sweep-UNIQUE`` in the same directory.
-   Whoever claims it at that moment wins, or looks again.
-2. ``.sweep-UNIQUE``, with all slots in it, is moved out of the directory, to ``ROOT/.new-sweep-UNIQUE``.
-   Until then the directory is not empty, so nobody furnishes it anew.
-3. What is empty is removed.  If it has been furnished meanwhile, that fails.
+1. A mark is made in it, the empty file ``.sweep-UNIQUE``.
+2. Every slot is renamed, from the name that says that it is idle, to ``.slot-UNIQUE-NAME``.  Whoever claims it at
+   that moment wins, or looks again.
+3. The mark is renamed to ``.gone-UNIQUE``.  Now all slots are the sweeper's for good, and nobody else's.
+4. These are removed, then the mark, then the directory if it is empty.  Until then nobody furnishes it anew.
 
-A hit that finds such a directory ends that sweep: it renames ``.sweep-UNIQUE`` to ``.back-UNIQUE``,
-which step 2 can no longer find, and moves the slots back.  So does a sweeper that lost a slot.  At most one of
-step 2 and this renaming succeeds; so at any time there is each slot once, or, when all were idle, none
-and room for new ones.  It holds with any number of sweepers, and wherever one of them dies.
+A hit that finds ``.sweep-UNIQUE`` ends that sweep: it renames the mark to ``.back-UNIQUE``, which step 3 can no
+longer find, and makes slots of ``.slot-UNIQUE-NAME`` again.  So does a sweeper that lost a slot.  A hit that finds
+``.gone-UNIQUE`` does step 4.  At most one of step 3 and this renaming succeeds; so at any time there is each slot
+once, or, when all were idle, none and room for new ones.  It holds with any number of sweepers, and wherever one
+of them dies.
 """
 
 import errno
@@ -19,9 +21,9 @@ import posix
 
 from limiter.burst import Burst
 from limiter.fixed import Fixed
-from limiter.furnish import must_exist
+from limiter.furnish import must_exist, one_each
 from limiter.hit import clock
-from limiter.limit import SECOND, SEGMENT, Limit, Sliding, is_name, number_of, time_of
+from limiter.limit import SECOND, SEGMENT, Limit, Sliding, is_held, is_name, make, number_of, time_of
 from limiter.store import Store, failure, is_app, is_lost
 
 TYPE_CHECKING = False
@@ -32,9 +34,13 @@ DAY = 86_400.0
 """Seconds after which an application is idle."""
 
 _HOUR = 3_600.0
-_SEIZED = ".sweep-"
-_RETURNED = ".back-"
+_SWEEP = ".sweep-"
+_BACK = ".back-"
+_GONE = ".gone-"
+_SLOT = ".slot-"
 _ASIDE = ".new-"
+# Of a directory from which slots are removed: the last shows none.
+_LISTINGS = 10
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -96,23 +102,64 @@ def sweep_app(store: Store, app: str, idle: float, clock: "Callable[[], int]" = 
 
 
 def give_back(store: Store, directory: str) -> bool:
-    """End all sweeps of a directory: each slot that a sweeper has moved aside is moved back.
+    """End all sweeps of a directory: each slot that a sweeper has set aside is a slot again.
 
-    Whether there were any.  Raises StoreError.
+    What a sweeper has wholly is removed instead.  Whether there was anything of this.  Raises StoreError.
     """
-    found = False
-    for name in store.names(directory):
-        returned = name
-        if name.startswith(_SEIZED):
-            returned = _RETURNED + name[len(_SEIZED) :]
-            store.rename(directory, name, returned)
-        if returned.startswith(_RETURNED):
-            found = True
-            for slot in store.names(f"{directory}/{returned}"):
-                store.rename(directory, f"{returned}/{slot}", slot)
-            # A slot that a sweeper was just moving may have come after the listing: the next hit's affair.
-            _remove_empty(f"{store.root}/{directory}/{returned}")
-    return found
+    before = _marks(store.names(directory))
+    for unique in before[_SWEEP]:
+        store.rename(directory, _SWEEP + unique, _BACK + unique)
+    # Only now it is certain of each of these sweeps whether it has been ended.
+    names = store.names(directory)
+    after = _marks(names)
+    for unique in after[_GONE]:
+        _clear(store, directory, unique)
+    for name in names:
+        unique, _, slot = name[len(_SLOT) :].partition("-")
+        if name.startswith(_SLOT) and (unique in after[_BACK] or not _is_known(unique, before, after)):
+            # To a name that it never had: a node that still knows the old one takes both for the same
+            # file, and then a rename does nothing.
+            later = make(time_of(slot) + 1, is_held(slot), number_of(slot))
+            store.rename(directory, name, later)
+    for unique in after[_BACK]:
+        # A slot that its sweeper was just seizing may have come after the listing: the next hit's affair.
+        _unlink(f"{store.root}/{directory}/{_BACK}{unique}")
+    return any([*before.values(), *after.values()]) or any([name.startswith(_SLOT) for name in names])
+
+
+def _marks(names: "list[str]") -> "dict[str, list[str]]":
+    """What is UNIQUE in the marks of each kind."""
+    return {
+        kind: [name[len(kind) :] for name in names if name.startswith(kind)]
+        for kind in (_SWEEP, _BACK, _GONE)
+    }
+
+
+def _is_known(unique: str, *marks: "dict[str, list[str]]") -> bool:
+    """Whether a sweep has a mark.  A slot without is left of one that had been ended before it died."""
+    return any([unique in known for kinds in marks for known in kinds.values()])
+
+
+def _clear(store: Store, directory: str, unique: str) -> None:
+    """Remove what a sweeper has wholly; its mark last, so that nobody takes the slots for lost ones."""
+    for _ in range(_LISTINGS):
+        slots = [name for name in store.names(directory) if name.startswith(f"{_SLOT}{unique}-")]
+        for name in slots:
+            _unlink(f"{store.root}/{directory}/{name}")
+        if not slots:
+            break
+    else:
+        return  # whatever keeps them there, the mark must stay beside them
+    _unlink(f"{store.root}/{directory}/{_GONE}{unique}")
+    _remove_empty(f"{store.root}/{directory}")
+
+
+def _unlink(path: str) -> None:
+    try:
+        posix.unlink(path)
+    except OSError as error:
+        if not is_lost(error):
+            raise failure(error, path) from error
 
 
 def _furniture(store: Store, app: str, idle: int, now: int) -> "dict[str, list[str]] | None":
@@ -124,10 +171,13 @@ def _furniture(store: Store, app: str, idle: int, now: int) -> "dict[str, list[s
         if limit is None:
             return None
         names = _names(store, directory)
-        if any([name.startswith((_SEIZED, _RETURNED)) for name in names]):
+        if any([name.startswith((_SWEEP, _BACK, _GONE, _SLOT)) for name in names]):
             give_back(store, directory)  # of a sweeper that died: nobody has asked since
             names = _names(store, directory)
-        if names and not _is_idle(limit, segment, names, now - max(idle, limit.window)):
+        since = now - max(idle, limit.window)
+        if len(names) > limit.size(segment) and all(map(is_name, names)):
+            names = one_each(store, directory, sorted(names), limit.size(segment), since)
+        if names and not _is_idle(limit, segment, names, since):
             return None
         furniture[directory] = names
     return furniture
@@ -175,25 +225,21 @@ def _is_idle(limit: Limit, segment: int, names: "list[str]", since: int) -> bool
 def _seize(store: Store, directory: str, names: "list[str]") -> bool:
     """Take all slots out of a directory, or none; False: a hit was faster."""
     unique = posix.urandom(8).hex()
-    seized, away = f"{_SEIZED}{unique}", f"{store.root}/{_ASIDE}sweep-{unique}"
-    path = f"{store.root}/{directory}/{seized}"
+    path = f"{store.root}/{directory}/{_SWEEP}{unique}"
     try:
-        posix.mkdir(path)
+        posix.close(posix.open(path, posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY, 0o600))
     except OSError as error:
         if is_lost(error):
             return False
         raise failure(error, path) from error
     for name in names:
-        if not store.rename(directory, name, f"{seized}/{name}"):
+        if not store.rename(directory, name, f"{_SLOT}{unique}-{name}"):
             give_back(store, directory)
             return False
-    try:
-        posix.rename(path, away)
-    except OSError as error:
-        if is_lost(error):
-            return False
-        raise failure(error, path) from error
-    remove(away)
+    if not store.rename(directory, f"{_SWEEP}{unique}", f"{_GONE}{unique}"):
+        give_back(store, directory)
+        return False
+    _clear(store, directory, unique)
     return True
 
 

@@ -45,8 +45,7 @@ done
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -m 1777 /run/lock
 echo made
-trap "" CHLD  # whoever is orphaned here vanishes when it ends, as under any init
-exec cat
+exec env --ignore-signal=CHLD cat  # whoever is orphaned here vanishes when it ends, as under any init
 """
 
 # As RHEL 9 has it, as far as it matters.
@@ -183,7 +182,7 @@ def machine() -> Iterator[Machine]:
         directory = new_root("/tmp")
         stack.callback(shutil.rmtree, directory)
         machine = stack.enter_context(new_machine(directory))
-        for name in ("limiter", "cgi-bin", "deploy/apache"):
+        for name in ("limiter", "cgi-bin", "deploy/apache", "deploy/systemd"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / name, machine.sources / name, ignore=ignored)
         machine.do("a2dismod", "-q", "-f", *_MODULES)
@@ -488,6 +487,31 @@ def test_map_and_guard_work_after_an_installation(machine: Machine, port: int) -
     assert _steps(machine.install())[-1] == "+ apache2ctl -k graceful"
     path = "/index.html?app_id=again"
     assert _wait_for(lambda reply: reply.status != 200, port, path).status == 429
+
+
+def test_systemd_sweeps_the_store_every_day(machine: Machine, port: int) -> None:
+    """The timer is enabled once: whoever disables it keeps it so; and a changed unit is replaced."""
+    machine.path("/run/systemd/system").mkdir(parents=True)
+    machine.add_command("systemctl", 'echo "$@" >>/var/asked')
+    machine.install()
+    asked = machine.path("/var/asked")
+    assert asked.read_text().splitlines() == [
+        "daemon-reload",
+        "daemon-reload",
+        "enable --now access-limiter-sweep.timer",
+    ]
+    service = machine.path("/etc/systemd/system/access-limiter-sweep.service")
+    (command,) = re.findall(r"(?m)^ExecStart=(.*)$", service.read_text())
+    (directory,) = re.findall(r"(?m)^WorkingDirectory=(.*)$", service.read_text())
+    (setting,) = re.findall(r"(?m)^Environment=(.*)$", service.read_text())
+    said = machine.do("env", "-C", directory, setting, *command.split())
+    assert said == f"{STORE}: 0 of 0 applications removed, 0 leftovers of dead processes removed\n"
+    service.write_text("")
+    asked.unlink()
+    machine.install()
+    assert asked.read_text() == "daemon-reload\n"
+    assert service.read_text()
+    assert not _steps(machine.install())
 
 
 def test_settings_of_the_user_survive(machine: Machine, port: int) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import posix
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from limiter.hit import Decision, hit
-from limiter.limit import Sliding, is_held
+from limiter.limit import Sliding, is_held, make, number_of
 from limiter.limiter import Limiter
 from limiter.notation import parse
 from limiter.store import Store, StoreError
@@ -79,6 +81,9 @@ class TurnStore(Store):
         return super().rename(directory, old, new)
 
 
+_mine = threading.local()
+
+
 def _play(
     root: str, limits: str, costs: Sequence[int], order: Sequence[int]
 ) -> tuple[list[bool], list[int]]:
@@ -89,6 +94,7 @@ def _play(
 
     def one(me: int) -> None:
         try:
+            _mine.turn = lambda: turns.wait(me)
             store = TurnStore(root, turns, me)
             # Clocks a microsecond apart tell the hits' stamps apart.
             answers[me] = bool(hit(store, parse(limits), "acme", costs[me], lambda: NOW + me)[0])
@@ -119,9 +125,13 @@ def _orders(run: list[int], choices: list[int]) -> list[int] | None:
 
 
 def _every_order(
-    root: str, limits: str, before: int, costs: Sequence[int]
+    root: str,
+    limits: str,
+    before: int,
+    costs: Sequence[int],
+    spoil: Callable[[str], None] = lambda store: None,
 ) -> Iterator[tuple[str, list[bool]]]:
-    """Play all orders there are, each on a store of its own with so many hits in it."""
+    """Play all orders there are, each on a store of its own with so many hits in it, and then spoilt."""
     order: list[int] | None = []
     number = 0
     while order is not None:
@@ -132,6 +142,7 @@ def _every_order(
         limiter.reset("acme")
         for _ in range(before):
             assert limiter.hit("acme")
+        spoil(store)
         answers, choices = _play(store, limits, costs, order)
         yield store, answers
         order = _orders(order, choices)
@@ -192,6 +203,66 @@ def test_every_order_of_several_claims(root: str, limits: str, before: int, cost
         assert all(quota >= before + taken for quota in (limit.quota for limit in parse(limits)))
         admitted_most = max(admitted_most, sum(answers))
     assert admitted_most >= 1
+
+
+def _leave_an_older_name(store: str) -> None:
+    """One slot has two names, both free: what a machine can leave that died within a rename."""
+    (directory,) = Path(store).glob("acme/*")
+    fresh = min(os.listdir(directory))
+    (directory / make(NOW - 100_000_000, False, number_of(fresh))).touch()
+
+
+@pytest.mark.parametrize(
+    ("limits", "hits"),
+    [("1/minute", 2), ("2/minute", 2), ("1/minute fixed", 2), ("1/minute burst 1", 2)],
+)
+def test_every_order_over_a_slot_with_two_names(
+    root: str, monkeypatch: pytest.MonkeyPatch, limits: str, hits: int
+) -> None:
+    """It counts once, and afterwards it has one name again."""
+    unlink = posix.unlink
+
+    def unlink_in_turn(path: str) -> None:
+        _mine.turn()
+        unlink(path)
+
+    monkeypatch.setattr(posix, "unlink", unlink_in_turn)
+    quota = parse(limits)[0].quota
+    for store, answers in _every_order(root, limits, 0, [1] * hits, _leave_an_older_name):
+        assert sum(answers) == min(hits, quota)
+        assert _used(store, limits) == [sum(answers)]
+        (directory,) = Path(store).glob("acme/*")
+        assert len(os.listdir(directory)) == (quota if directory.name == f"{quota}-per-60s" else 1)
+
+
+def test_an_older_name_stays_as_long_as_the_newest_counts(root: str) -> None:
+    """The rename that made the newest may be under way yet."""
+    store = Store(root)
+    assert _hit(store, "1/minute", now=NOW - 1)
+    directory = f"{root}/acme/1-per-60s"
+    older = make(NOW - 200_000_000, False, 0)
+    Path(directory, older).touch()
+    assert not _hit(store, "1/minute")
+    assert sorted(os.listdir(directory)) == [older, make(NOW - 1, False, 0)]
+    later = NOW + 60_000_000
+    assert _hit(store, "1/minute", now=later)
+    assert os.listdir(directory) == [make(later, False, 0)]
+
+
+def test_an_older_name_stays_if_the_newest_is_an_illusion(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can rename it then, and without the older one the slot would be lost."""
+    store = Store(root)
+    for number in range(2):
+        assert _hit(store, "2/minute", now=NOW - 300_000_000 + number)
+    older, other = sorted(os.listdir(f"{root}/acme/2-per-60s"))
+    illusion = make(NOW - 100_000_000, False, number_of(older))
+    names = Store.names
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "names", lambda *arguments: [*names(*arguments), illusion])
+        assert _hit(store, "2/minute")
+    assert sorted(os.listdir(f"{root}/acme/2-per-60s")) == [older, make(NOW, False, number_of(other))]
 
 
 def test_interleaving_is_seen_to_fail(root: str, monkeypatch: pytest.MonkeyPatch) -> None:

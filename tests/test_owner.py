@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from limiter.owner import become_owner
+from limiter.store import StoreError
 from tests.faults import play
 
 NOBODY, GROUP = 65534, 65533
@@ -37,3 +39,16 @@ def test_root_becomes_the_owner_and_its_group_and_nothing_else(root: str) -> Non
 @pytest.mark.parametrize("store", [".", "missing"])
 def test_without_another_owner_nothing_changes(root: str, store: str) -> None:
     assert _who(str(Path(root, store))) == _as_started()
+
+
+def test_a_store_whose_owner_cannot_be_told_is_not_used_as_root(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", fail)
+        with pytest.raises(StoreError) as error:
+            become_owner(root)
+    assert (error.value.errno, error.value.path) == (errno.EIO, root)

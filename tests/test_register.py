@@ -124,7 +124,27 @@ def test_a_register_that_is_missing_is_an_error_and_not_an_empty_one(register: s
     assert error.value.errno == errno.ENOENT
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOTCONN, errno.ENOTDIR])
+def test_an_entry_that_is_being_replaced_is_read_again(
+    register: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system says that its file is stale: it has not gone, and another's entry is not good for it."""
+    put(register, "acme", "1/second")
+    put(register, DEFAULT, "9/second")
+    readlink, failures = posix.readlink, [errno.ESTALE]
+
+    def stale(path: str) -> str:
+        if failures:
+            raise OSError(failures.pop(), "Stale file handle", path)
+        return readlink(path)
+
+    monkeypatch.setattr(posix, "readlink", stale)
+    assert look_up(register, "acme") == (f"{register}/acme", "1/second")
+    assert not failures
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EIO, errno.ENOTCONN, errno.ENOTDIR, errno.ESTALE]
+)
 def test_a_register_that_fails_is_an_error(
     register: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
