@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from limiter import reporter
 from limiter.register import put
 from limiter.settings import NAMES
 from tests.apache import Reply, Server, apache
@@ -203,6 +204,28 @@ def test_mistake_in_any_setting_is_an_error_at_every_door(
     said = [line for line in server.log.splitlines() if "limiter: " in line]
     assert len(said) == len(DOORS)
     assert all("a:mistake" in line for line in said), said
+
+
+@pytest.mark.parametrize("name", reporter.NAMES)
+def test_mistake_in_how_problems_are_told_is_told_at_every_door(
+    installed: Path, site: Path, name: str
+) -> None:
+    """With the first problem, which is told in the error log."""
+    settings = {"LIMITER_LOG": "stderr", "LIMITER_ROOT": "/missing", name: "a:mistake"}
+    with run(installed, site, settings) as server:
+        for door in DOORS:
+            assert statuses(server, door, "app_id=acme") == [500]
+    assert server.log.count(f"ValueError: {name}='a:mistake'") == len(DOORS)
+    assert server.log.count('"reason": "StoreError: ') == len(DOORS)
+
+
+@pytest.mark.parametrize("name", ["LIMITER_SUPERVISE", "LIMITER_SCRIPT_TIMEOUT"])
+def test_mistake_in_how_scripts_are_supervised_is_an_error(
+    installed: Path, site: Path, name: str
+) -> None:
+    with run(installed, site, {"LIMITER_SUPERVISE": "1", name: "a:mistake"}) as server:
+        assert [statuses(server, door, "app_id=acme") for door in DOORS].count([500]) == 1
+    assert f"ValueError: {name}=" in server.log
 
 
 SPELLINGS = [
