@@ -336,6 +336,9 @@ def _judge(stage: Stage, ended: Ended, number: int, is_lasting: bool = False) ->
     if (ended.struck, ended.target) == ("write", "1"):
         _judge_unwritten(ended)
         return
+    if (stage.door, ended.struck, ended.target) == ("hit", "write", "2"):
+        assert (ended.code, ended.output, ended.log) == (2, b"", b""), "the status tells it all the same"
+        return
     status = _status(stage.door, ended)
     if not ended.struck:
         _judge_undisturbed(stage, status, ended)
@@ -367,7 +370,8 @@ def _judge_undisturbed(stage: Stage, status: str, ended: Ended) -> None:
 def _judge_store_failed(stage: Stage, status: str, ended: Ended, number: int, is_lasting: bool) -> None:
     """The verdict that is configured, or, if only a race was lost, the same as ever."""
     if number in SOFT and not _reason(ended) and not is_lasting:
-        if ended.struck.startswith("readlink") and ended.target.endswith("/.default"):
+        is_default = ended.struck.startswith("readlink") and ended.target.endswith("/.default")
+        if is_default and number == errno.ENOENT:
             assert status == "401", "the entry for everybody is gone"
             return
         _judge_undisturbed(stage, status, ended)
@@ -641,6 +645,11 @@ def _keep(*_: object) -> None:
     """Give nothing back, or tidy up nothing."""
 
 
+def _as_lost(error: OSError, _: str) -> OSError:
+    """Take every error for one that says that there is no such entry."""
+    return FileNotFoundError(*error.args)
+
+
 def _as_text(error: Exception) -> str:
     """Leave out which error it was."""
     return type(error).__name__
@@ -670,7 +679,7 @@ def _answer_ok(*_: object) -> tuple[str, None]:
     ("door", "name", "on_error", "sabotaged", "sabotage"),
     [
         ("guard", "furnished", "deny", "limiter.store.is_lost", _swallow),
-        ("wsgi", "register-fresh", "admit", "limiter.register.is_lost", _swallow),
+        ("wsgi", "register-fresh", "admit", "limiter.register.failure", _as_lost),
         ("hit", "two-limits", "deny", "limiter.hit._give_back", _keep),
         ("asgi", "fresh", "deny", "limiter.furnish._discard", _keep),
         ("rewritemap", "full", "deny", "limiter.verdict.describe", _as_text),
