@@ -8,7 +8,7 @@ The store is one existing directory, ROOT, whose entries are the applications::
 
     ROOT/APP/LIMIT/SLOT             the first 64 slots, or the one file of a fixed or burst limit
     ROOT/APP/LIMIT.1/SLOT           the next 64, and so on: segments
-    ROOT/.new-UNIQUE                something being furnished or removed; nobody else looks into it
+    ROOT/.new-UNIQUE                something being furnished, tried or removed; nobody else looks in
     ROOT/APP/LIMIT/.sweep-UNIQUE/   slots that a sweeper has moved aside (or .back-UNIQUE)
 
 APP is an app_id (``[A-Za-z0-9][A-Za-z0-9._-]{0,63}``).  LIMIT is ``10-per-1s`` (sliding),
