@@ -34,7 +34,11 @@ _CHECK = (
     "verdict",
     "cgi",
 )
-BUNDLES = {"check": _CHECK, "guard": (*_CHECK, "action")}
+BUNDLES = {
+    "check": _CHECK,
+    "guard": (*_CHECK, "action"),
+    "health": (*_CHECK, "furnish", "health"),
+}
 """The modules of each bundle."""
 
 HERE = Path(__file__).parent

@@ -37,7 +37,7 @@ def check() -> "NoReturn":
     The app_id may be in the query string or in a urlencoded form of up to 64 KiB.
     """
     environ = _environ()
-    body = _Body(environ)
+    body = Body(environ)
 
     def call(settings: Settings, decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
         def late(error: StoreError) -> "NoReturn":
@@ -53,7 +53,7 @@ def guard() -> "Decision | None":
 
     Call it before anything is printed: it writes the fields that tell where the limits stand, and the
     script's own headers follow.  A script that goes on has its request's body as it came; under mod_cgid
-    it had better read it, or its answer may be lost (see ``_Body.drain``).  Returns the decision, or None
+    it had better read it, or its answer may be lost (see ``Body.drain``).  Returns the decision, or None
     if the store failed and LIMITER_ON_ERROR says to admit.
     """
     return admit(_environ())
@@ -67,14 +67,14 @@ def admit(environ: "Mapping[bytes, bytes]") -> "Decision | None":
 
     status, decision = _verdict(environ, None, call)
     if status is not OK:
-        _end(environ, _Body(environ), status, decision)
-    _write(header(standings(decision)))
+        _end(environ, Body(environ), status, decision)
+    write(header(standings(decision)))
     return decision
 
 
 def refuse(environ: "Mapping[bytes, bytes]", status: str) -> "NoReturn":
     """Answer that status, whatever the limits, and end the process."""
-    _end(environ, _Body(environ), status, None)
+    _end(environ, Body(environ), status, None)
 
 
 def log(reason: str) -> None:
@@ -85,7 +85,7 @@ def log(reason: str) -> None:
         pass  # there is nobody left to tell
 
 
-class _Body:
+class Body:
     """The body of the request, on standard input, of which no more is read than the server announced."""
 
     def __init__(self, environ: "Mapping[bytes, bytes]") -> None:
@@ -125,7 +125,7 @@ class _Body:
 
 
 def _verdict(
-    environ: "Mapping[bytes, bytes]", body: "_Body | None", call: "Callable[..., Verdict]"
+    environ: "Mapping[bytes, bytes]", body: "Body | None", call: "Callable[..., Verdict]"
 ) -> "Verdict":
     """The status to answer, and the decision if there is one.  Never raises."""
     log = _log_of(environ)
@@ -165,9 +165,9 @@ def _environ() -> "Mapping[bytes, bytes]":
 
 
 def _end(
-    environ: "Mapping[bytes, bytes]", body: _Body, status: str, decision: "Decision | None"
+    environ: "Mapping[bytes, bytes]", body: Body, status: str, decision: "Decision | None"
 ) -> "NoReturn":
-    _write(answer(status, decision, environ.get(b"REQUEST_METHOD") == b"HEAD"))
+    write(answer(status, decision, environ.get(b"REQUEST_METHOD") == b"HEAD"))
     if status[0] == "4" and environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
         tell_denial(environ, status)
     body.drain()
@@ -176,7 +176,8 @@ def _end(
     posix._exit(0)
 
 
-def _write(data: bytes) -> None:
+def write(data: bytes) -> None:
+    """Write on standard output; if nobody reads it any more, say so and end the process."""
     try:
         while data:
             data = data[posix.write(1, data) :]

@@ -8,7 +8,7 @@ The store is one existing directory, ROOT, whose entries are the applications::
 
     ROOT/APP/LIMIT/SLOT             the first 64 slots, or the one file of a fixed or burst limit
     ROOT/APP/LIMIT.1/SLOT           the next 64, and so on: segments
-    ROOT/.new-UNIQUE                something being furnished or removed; nobody else looks into it
+    ROOT/.new-UNIQUE                something being furnished, tried or removed; nobody else looks in
     ROOT/APP/LIMIT/.sweep-UNIQUE    the mark of a sweeper (or .back-UNIQUE, .gone-UNIQUE)
     ROOT/APP/LIMIT/.slot-UNIQUE-SLOT    a slot that it has seized
 

@@ -50,7 +50,10 @@ def fail(settings: "Settings", error: Exception, log: "Callable[[Exception | str
 
 
 def tell(
-    environ: "Mapping[bytes, bytes]", problem: "Exception | str", log: "Callable[[str], None]"
+    environ: "Mapping[bytes, bytes]",
+    problem: "Exception | str",
+    log: "Callable[[str], None]",
+    status: str = INTERNAL_SERVER_ERROR,
 ) -> None:
     """Report an error, if these variables say how (``limiter.reporter``); else, or if it is text, log it."""
     if isinstance(problem, str):
@@ -62,7 +65,7 @@ def tell(
     ):
         from limiter.reporter import reporter_of
 
-        reporter_of(environ).report_error(INTERNAL_SERVER_ERROR, problem)
+        reporter_of(environ).report_error(status, problem)
     else:
         log(describe(problem))
 

@@ -364,7 +364,7 @@ def test_what_is_installed_belongs_to_root(machine: Machine) -> None:
         assert (status.st_uid, status.st_mode & 0o022) == (0, 0), path
     configuration = ["500.json", "guard.conf", "limiter.conf", "map.conf"]
     assert sorted(os.listdir(program)) == sorted([*configuration, "cgi-bin", "limiter", "rewritemap"])
-    for file in ("rewritemap", "cgi-bin/check.py", "cgi-bin/guard.py"):
+    for file in ("rewritemap", "cgi-bin/check.py", "cgi-bin/guard.py", "cgi-bin/health.py"):
         assert (program / file).stat().st_mode & 0o777 == 0o755
     modules = {path.stem for path in (REPOSITORY / "limiter").glob("*.py")}
     assert {path.name for path in (program / "limiter").iterdir()} - {"__pycache__"} == {

@@ -1,0 +1,172 @@
+#!/usr/bin/env bats
+# The scripts of the hot-standby pair, as they are called; without keepalived, and without Amazon.
+
+bats_require_minimum_version 1.5.0
+
+setup() {
+  cd "$BATS_TEST_TMPDIR" || return
+  deploy=$BATS_TEST_DIRNAME/../../deploy
+  standby=$deploy/standby/standby
+  printf '%s\n' 'standby=web1 192.0.2.11' 'standby=web2 192.0.2.12' vip=192.0.2.100 interface=eth0 \
+    elastic_ip=203.0.113.10 >cluster.conf
+  mkdir bin
+  tool logger 'printf "%s\n" "$*" >>syslog'
+  tool sleep :
+  tool ip 'case $* in
+  *link*) echo "2: eth0: <UP> mtu 1500 link/ether 02:00:00:00:00:01 brd" ;;
+  *) ! test -e master || echo "2: eth0 inet 192.0.2.100/32 scope global eth0" ;;
+  esac'
+  tool curl 'cat >>asked
+  case $* in
+  *api/token) echo TOKEN-OF-THIS-TEST ;;
+  *region) echo eu-central-1 ;;
+  *interface-id) echo eni-1 ;;
+  esac'
+  # shellcheck disable=SC2016 # for the tool
+  tool aws 'shift 8
+  echo "$*" >>calls
+  case $* in
+  "ec2 describe-addresses "*) printf "eipalloc-1\t%s\t192.0.2.100\n" "$(cat at 2>/dev/null || echo eni-2)" ;;
+  "ec2 associate-address "*) echo eni-1 >at ;;
+  esac'
+  # The places that a machine has one of.
+  sed "s,^LOCK=.*,LOCK=$PWD/lock,; s,^LOG=.*,LOG=$PWD/log," "$deploy/standby/takeover" >takeover
+  chmod 755 takeover
+}
+
+# tool NAME SCRIPT: have the scripts find this one
+tool() {
+  printf '#!/bin/sh\n%s\n' "$2" >"bin/$1"
+  chmod 755 "bin/$1"
+}
+
+takeover() {
+  PATH=$PWD/bin:$PATH ./takeover "$@"
+}
+
+@test "what is called wrongly is told so, with 2" {
+  for arguments in '' destroy 'install web1' 'failover --force' 'check --inventory'; do
+    # shellcheck disable=SC2086 # words
+    run -2 "$standby" $arguments
+    [[ $output == 'standby: '*" (see $standby --help)" ]]
+  done
+  for arguments in '' '192.0.2.100 203.0.113.10' '192.0.2.100 x eth0' 'x 203.0.113.10 eth0' \
+    '192.0.2.100 203.0.113.10 eth0;id' '--fast 192.0.2.100 203.0.113.10 eth0' \
+    '--deadline soon 192.0.2.100 203.0.113.10 eth0'; do
+    # shellcheck disable=SC2086 # words
+    run -2 takeover $arguments
+    [[ $output == 'takeover: '*' (see ./takeover --help)' ]]
+  done
+  [[ ! -e calls && ! -e log ]]
+}
+
+@test "help names every command and every option" {
+  run -0 "$standby" --help
+  for word in render check install status failover failback remove --dry-run --inventory; do
+    [[ $output == *"  $word "* ]]
+  done
+  run -0 takeover --help
+  for word in --dry-run --deadline; do
+    [[ $output == *"  $word "* ]]
+  done
+}
+
+@test "five lines are enough" {
+  run -0 "$standby" render --inventory cluster.conf
+  [[ $output == *'== web1: /etc/keepalived/keepalived.conf'*'http://127.0.0.1:80/cgi-bin/health.py'*'== AWS: policy'* ]]
+}
+
+@test "machines that are not reached are named, and none is changed" {
+  echo remote=false >>cluster.conf
+  for command in check install failover failback; do
+    run -1 "$standby" "$command" --inventory cluster.conf
+    [[ $output != *+* ]]
+  done
+  run -1 "$standby" status --inventory cluster.conf
+  [[ $output == *'standby: web1 cannot be reached (remote=false)'*'standby: web2 cannot be reached'*'nobody holds 192.0.2.100'* ]]
+  run -1 "$standby" remove --inventory cluster.conf
+  [[ $output == 'standby: web2 is not in order, or cannot be reached: '* ]]
+}
+
+@test "nothing in the inventory is executed" {
+  # shellcheck disable=SC2016 # it shall not be expanded
+  echo 'remote=false $(touch executed)' >>cluster.conf
+  run -1 "$standby" status --inventory cluster.conf
+  [[ ! -e executed ]]
+}
+
+@test "who is not the master takes nothing" {
+  run -1 takeover 192.0.2.100 203.0.113.10 eth0
+  [[ $output == *'not the master (any more): 192.0.2.100 is not on eth0' ]]
+  [[ ! -e calls ]]
+}
+
+@test "the master takes both, and tells file and syslog, but no secret" {
+  touch master
+  run -0 takeover 192.0.2.100 203.0.113.10 eth0
+  [[ $(cut -d' ' -f2 calls | head -n 4 | tr '\n' ' ') == 'describe-addresses assign-private-ip-addresses associate-address describe-addresses ' ]]
+  [[ $(<log) == *'203.0.113.10 is at eni-2 192.0.2.100: taking it to eni-1 192.0.2.100'* ]]
+  [[ $(<syslog) == *'-t access-limiter-takeover '*'-p daemon.notice -- 203.0.113.10 is here, at eni-1 192.0.2.100, after '* ]]
+  [[ $(<asked) == *'X-aws-ec2-metadata-token: TOKEN-OF-THIS-TEST'* ]]
+  [[ $(<log)$(<syslog)$output != *TOKEN-OF* ]]
+}
+
+@test "a dry run only looks" {
+  touch master
+  run -0 takeover --dry-run 192.0.2.100 203.0.113.10 eth0
+  [[ $output == *'+ aws ec2 assign-private-ip-addresses '*'+ aws ec2 associate-address '* ]]
+  [[ $(cut -d' ' -f2 calls) == describe-addresses ]]
+}
+
+@test "an error page is no answer of the metadata" {
+  touch master
+  tool curl 'echo "<html>404</html>"'
+  run -1 takeover --deadline 1 192.0.2.100 203.0.113.10 eth0
+  [[ $output == *"the instance's metadata (IMDSv2): <html>404</html>; "*'given up after '* ]]
+  [[ ! -e calls ]]
+}
+
+@test "what no repetition can mend ends it, with what to do" {
+  touch master
+  while IFS='|' read -r call code advice; do
+    # shellcheck disable=SC2016 # for the tool
+    tool aws 'shift 9
+    case $1 in
+    '"$call"') echo "An error occurred ('"$code"') when calling it: no" >&2; exit 254 ;;
+    describe-addresses) printf "eipalloc-1\teni-2\t192.0.2.12\n" ;;
+    esac'
+    run -1 takeover 192.0.2.100 203.0.113.10 eth0
+    [[ $output == *"$call: An error occurred ($code) when calling it: no; $advice"* ]]
+    [[ $output != *'again in'* ]]
+  done <<'END'
+describe-addresses|UnauthorizedOperation|attach the policy to the role of this instance
+describe-addresses|InvalidAddress.NotFound|203.0.113.10 is no Elastic IP of this account and region
+assign-private-ip-addresses|InvalidParameterValue|192.0.2.100 must lie in the subnet of eni-1
+assign-private-ip-addresses|PrivateIpAddressLimitExceeded|this type of instance can have no further private address
+associate-address|UnauthorizedOperation|attach the policy to the role of this instance
+END
+}
+
+@test "all else is tried again until the deadline" {
+  touch master
+  while IFS='|' read -r status said shown; do
+    # shellcheck disable=SC2016 # for the tool
+    tool aws "echo '$said' >&2; exit $status"
+    run -1 takeover --deadline 1 192.0.2.100 203.0.113.10 eth0
+    [[ $output == *"describe-addresses: $shown; again in "*"describe-addresses: $shown; given up after "* ]]
+  done <<'END'
+254|An error occurred (RequestLimitExceeded) when calling it|An error occurred (RequestLimitExceeded) when calling it
+254|An error occurred (SomethingNew) when calling it|An error occurred (SomethingNew) when calling it
+255|Could not connect to the endpoint URL|Could not connect to the endpoint URL
+253|Unable to locate credentials|Unable to locate credentials
+124||no answer within 20 s
+1||exit status 1
+END
+}
+
+@test "without the AWS CLI it says so at once" {
+  touch master
+  tool timeout 'echo "timeout: failed to run command aws: No such file or directory" >&2; exit 127'
+  run -1 takeover 192.0.2.100 203.0.113.10 eth0
+  [[ $output == *'; install the AWS CLI on this machine' ]]
+}
