@@ -160,6 +160,14 @@ def test_the_default_store_is_made_when_missing(script: Path, root: str) -> None
 # Sick
 
 
+def test_where_problems_are_told_is_set_for_it_too(script: Path, root: str) -> None:
+    output, log = ask(script, f"{root}/missing", LIMITER_LOG="stderr")
+    assert output == SICK % b"ENOENT"
+    entry = json.loads(log)
+    assert entry["status"] == 503
+    assert f"{root}/missing" in entry["reason"]
+
+
 def test_a_store_that_is_missing(script: Path, root: str) -> None:
     answer = ask(script, f"{root}/missing")
     judge_sick(answer, "ENOENT", "StoreError: [Errno 2] The store does not exist")
