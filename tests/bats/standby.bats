@@ -11,7 +11,8 @@ setup() {
     elastic_ip=203.0.113.10 >cluster.conf
   mkdir bin
   tool logger 'printf "%s\n" "$*" >>syslog'
-  tool sleep :
+  # shellcheck disable=SC2016 # for the tool
+  tool sleep '[ "$1" != 30 ]' # nobody goes on to look
   tool ip 'case $* in
   *link*) echo "2: eth0: <UP> mtu 1500 link/ether 02:00:00:00:00:01 brd" ;;
   *) ! test -e master || echo "2: eth0 inet 192.0.2.100/32 scope global eth0" ;;
