@@ -443,7 +443,11 @@ check_keepalived_text() {
   local said
   command -v keepalived >/dev/null || return 0
   printf '%s\n' "$1" >"$scratch/keepalived.conf"
-  said=$(keepalived -t -f "$scratch/keepalived.conf" 2>&1) || fail "keepalived refuses its configuration ($?): $said"
+  # At the end it sends SIGTERM to all of its group, itself included, if there are scripts (2.2.7).
+  said=$(
+    trap '' TERM
+    keepalived -t -f "$scratch/keepalived.conf" 2>&1
+  ) || fail "keepalived refuses its configuration ($?): $said"
 }
 
 # put_keepalived TEXT: which begins with the mark
