@@ -1,0 +1,48 @@
+"""What passes a network card: tcpdump, for as long as a block lasts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+_TCPDUMP = 'tcpdump -i "$1" -enlq --immediate-mode "$2" & cat; kill $!; wait'
+_PACKET = re.compile(r"\S+ (\S+) > (\S+), IPv4, length \d+: (\S+)\.\d+ > (\S+)\.\d+:")
+
+
+@dataclass
+class Packet:
+    """Between whom, by the hardware's addresses and by their own."""
+
+    source_mac: str
+    target_mac: str
+    source: str
+    target: str
+
+
+@contextmanager
+def capturing(command: Sequence[str], interface: str, expression: str) -> Iterator[list[Packet]]:
+    """The packets that match, complete after the block.  ``command`` runs a command on the machine."""
+    packets: list[Packet] = []
+    process = subprocess.Popen(
+        [*command, "sh", "-c", _TCPDUMP, "sh", interface, expression],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        said = ""
+        while "listening on" not in said:
+            line = process.stderr.readline()
+            assert line, f"tcpdump does not start: {said}"
+            said += line
+        yield packets
+    finally:
+        output, _ = process.communicate()
+        packets += [
+            Packet(*found.groups()) for found in map(_PACKET.match, output.splitlines()) if found
+        ]

@@ -1,0 +1,55 @@
+"""A client that asks at a steady rate, whatever becomes of its requests, until its standard input ends.
+
+``client.py URL RATE`` asks RATE times a second, each time on a new connection, and prints a line of JSON when a
+request has come to an end; ``{}`` in URL is the request's number.
+"""
+
+import http.client
+import itertools
+import json
+import select
+import sys
+import threading
+import time
+from urllib.parse import urlsplit
+
+PATIENCE = 5
+"""Seconds of silence after which a request is given up: SYN has then been sent three times."""
+
+
+def _ask(number: int, url: str) -> None:
+    parts = urlsplit(url)
+    request = {"number": number, "begun": _now(), "status": 0, "server": "", "error": ""}
+    connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE)
+    try:
+        connection.request("GET", f"{parts.path}?{parts.query}")
+        answer = connection.getresponse()
+        answer.read()
+        request.update(status=answer.status, server=answer.headers["X-Server"] or "")
+    except (OSError, http.client.HTTPException) as error:
+        request.update(error=type(error).__name__)
+    finally:
+        connection.close()
+    request.update(ended=_now())
+    sys.stdout.write(json.dumps(request) + "\n")
+    sys.stdout.flush()
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _main(url: str, rate: str) -> None:
+    threads = []
+    begun = time.monotonic()
+    for number in itertools.count():
+        rest = begun + number / float(rate) - time.monotonic()
+        if select.select([sys.stdin], [], [], max(0, rest))[0]:
+            break
+        threads.append(threading.Thread(target=_ask, args=(number, url.format(number))))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+
+
+_main(*sys.argv[1:])

@@ -1,0 +1,171 @@
+"""What a client behind the address gets while something happens, and what that cost it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from tests.balancer.laboratory import VIP
+from tests.cluster.laboratory import Laboratory
+from tests.places import PYTHON
+
+RATE = 10
+"""Requests a second."""
+
+_CLIENT = Path(__file__).with_name("client.py")
+_DEADLINE = 60
+_SERVED = (200, 429)
+_QUIET = 1_500_000
+
+
+@dataclass
+class Request:
+    """One request; times are in microseconds.  ``status`` is 0, and ``error`` says why, if there was no answer."""
+
+    number: int
+    begun: int
+    ended: int
+    status: int
+    server: str
+    error: str
+
+    @property
+    def is_served(self) -> bool:
+        """Whether it got the limiter's decision."""
+        return self.status in _SERVED
+
+
+@dataclass
+class Play:
+    """The requests, so many a second, that have come to an end so far; all of them, when the play is over."""
+
+    rate: int
+    requests: list[Request] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def add(self, request: Request) -> None:
+        """One more has come to an end."""
+        with self.changed:
+            self.requests.append(request)
+            self.changed.notify_all()
+
+    def wait_for(self, condition: Callable[[list[Request]], bool], what: str) -> None:
+        """Return as soon as it holds for the requests so far."""
+        with self.changed:
+            held = self.changed.wait_for(lambda: condition(self.requests), _DEADLINE)
+            assert held, f"not within {_DEADLINE} s: {what}: {self.requests[-RATE:]}"
+
+    def wait_until_served(self) -> None:
+        """Return when, from now on, every request of some time has been served."""
+        begun = now()
+
+        def is_served(requests: list[Request]) -> bool:
+            ordered = sorted(requests, key=lambda it: it.number)
+            # Whoever waits may still be lost.
+            complete = [it for number, it in enumerate(ordered) if it.number == number]
+            since = max((it.begun for it in complete if not it.is_served), default=begun)
+            return bool(complete) and complete[-1].begun >= max(begun, since) + _QUIET
+
+        self.wait_for(is_served, "every request is served")
+
+    def wait_for_server(self, name: str, since: int) -> None:
+        """Return when it has served a request that was begun since then."""
+        self.wait_for(
+            lambda requests: any(
+                it.server == name and it.is_served and it.begun >= since for it in requests
+            ),
+            f"{name} serves",
+        )
+
+    def wait_for_status(self, status: int) -> None:
+        """Return as soon as a request was answered so."""
+        self.wait_for(lambda requests: requests[-1].status == status, f"a {status}")
+
+    def wait_for_number(self, number: int) -> None:
+        """Return when so many requests have come to an end."""
+        self.wait_for(lambda requests: len(requests) >= number, f"{number} requests")
+
+    def lost(self, since: int = 0) -> list[Request]:
+        """The requests, begun since then, that got no decision."""
+        return [it for it in self.requests if it.begun >= since and not it.is_served]
+
+
+@dataclass
+class Outage:
+    """What the loss of a part cost: seconds from it until the client was served again, seconds from the part's return
+    until it served, requests lost, and all that were made, at that rate a second.
+    """
+
+    part: str
+    until_served: float
+    until_back: float | None
+    lost: int
+    requests: int
+    rate: int
+
+
+def now() -> int:
+    """The time, in microseconds."""
+    return time.time_ns() // 1000
+
+
+def measure(part: str, play: Play, lost: int, returned: int | None = None, server: str = "") -> Outage:
+    """What it cost that a part was lost and, if at all, returned; ``server`` is then the one that must serve again."""
+    unserved = play.lost(lost)
+    since = max((it.begun for it in unserved), default=lost)
+    served = min(it.ended for it in play.requests if it.is_served and it.begun > since)
+    back = None
+    if returned is not None:
+        answers = [it for it in play.requests if it.server == server and it.begun > returned]
+        back = (min(it.ended for it in answers if it.is_served) - returned) / 1e6
+    return Outage(part, (served - lost) / 1e6, back, len(unserved), len(play.requests), play.rate)
+
+
+def table(outages: list[Outage]) -> str:
+    """The costs, in Markdown."""
+    lines = [
+        "| what is lost | served again after | back after | requests lost |",
+        "|---|---|---|---|",
+    ]
+    for it in outages:
+        back = "" if it.until_back is None else f"{it.until_back:.1f} s"
+        lost = f"{it.lost} of {it.requests}, {it.rate} a second"
+        lines.append(f"| {it.part} | {it.until_served:.1f} s | {back} | {lost} |")
+    return "\n".join(lines)
+
+
+@contextmanager
+def asking(laboratory: Laboratory, path: str, rate: int = RATE) -> Iterator[Play]:
+    """Ask for this path, ``{}`` in it being the request's number, as long as the block lasts; the play is complete
+    after it.
+    """
+    play = Play(rate)
+    client = subprocess.Popen(
+        [*laboratory.inside, PYTHON, "-I", str(_CLIENT), f"http://{VIP}{path}", str(rate)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdin is not None
+    assert client.stdout is not None
+    reader = threading.Thread(target=_read, args=(client.stdout, play))
+    reader.start()
+    try:
+        yield play
+    finally:
+        client.stdin.close()
+        reader.join()
+        client.wait()
+        client.stdout.close()
+
+
+def _read(lines: IO[str], play: Play) -> None:
+    for line in lines:
+        play.add(Request(**json.loads(line)))

@@ -1,0 +1,291 @@
+"""The load balancer as the deploy script leaves it, and through the loss of each of its parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from tests.balancer.capture import capturing
+from tests.balancer.laboratory import CLIENT, VIP, Balanced, Director, kill_apache, start_apache
+from tests.balancer.play import Outage, Play, asking, measure, now
+from tests.cluster.laboratory import MOUNT, Machine, wait_for
+
+pytestmark = pytest.mark.one_python
+
+CHECK = "/cgi-bin/check.py?app_id=acme"
+SOON = 5_000_000
+"""Microseconds within which a web server that cannot admit must be out."""
+
+ENOUGH = 300
+"""Requests, of which at most 1 in 100 may be lost with a director."""
+
+UNAVAILABLE = 503
+
+
+def _ask(whole: Balanced, requests: int) -> Play:
+    with asking(whole.laboratory, CHECK) as play:
+        play.wait_for_number(requests)
+    return play
+
+
+def _mac(server: Machine) -> str:
+    (link,) = json.loads(server.do("ip", "-json", "link", "show", "eth0"))
+    mac: str = link["address"]
+    return mac
+
+
+def _asked(server: Machine) -> int:
+    """How many of the client's requests its own log holds."""
+    return server.path("/run/apache/access.log").read_text().count(f"{CLIENT} {VIP} ")
+
+
+def test_a_second_installation_changes_nothing(whole: Balanced) -> None:
+    assert "\nNothing changed: all is in order.\n" in whole.do("install")
+
+
+def test_the_status_is_that_all_is_in_order(whole: Balanced) -> None:
+    holder, other = whole.holder(), whole.other()
+    said = whole.do("status").splitlines()
+    assert f"{holder.name}: holds {VIP}" in said
+    assert f"{other.name}: does not hold {VIP}" in said
+    assert said[-1] == "All is in order."
+
+
+def test_the_web_servers_are_asked_in_turn(whole: Balanced) -> None:
+    before = [_asked(server) for server in whole.servers]
+    play = _ask(whole, 30)
+    counts = [_asked(server) - count for server, count in zip(whole.servers, before)]
+    assert not play.lost()
+    assert sum(counts) == len(play.requests)
+    assert max(counts) - min(counts) <= 1
+
+
+def test_the_replies_do_not_pass_the_director(whole: Balanced) -> None:
+    _judge_direct_return(whole)
+
+
+def _judge_direct_return(whole: Balanced) -> None:
+    """By what passes the director's network card, and by who sends what the client gets."""
+    expression = f"host {VIP} and tcp port 80"
+    with (
+        capturing(whole.holder().command(), "eth0", expression) as at_director,
+        capturing(whole.laboratory.inside, "switch", expression) as at_client,
+    ):
+        play = _ask(whole, 15)
+    assert not play.lost()
+    assert {(packet.source, packet.target) for packet in at_director} == {(CLIENT, VIP)}
+    macs = set(map(_mac, whole.servers))
+    assert {packet.target_mac for packet in at_director} == {whole.holder().mac} | macs
+    assert {packet.source_mac for packet in at_client if packet.source == VIP} == macs
+
+
+@pytest.fixture
+def redirected(whole: Balanced) -> Iterator[Balanced]:
+    """Web servers that take what is sent to the address by a rule of their firewall."""
+    whole.write_inventory("nftables")
+    whole.do("install")
+    yield whole
+    whole.write_inventory("lo")
+    whole.do("install")
+
+
+def test_the_firewall_of_a_web_server_can_take_the_address_as_well(redirected: Balanced) -> None:
+    for server in redirected.servers:
+        assert VIP not in server.do("ip", "address")
+        assert f"{VIP} tcp dport 80 redirect" in server.do("nft", "list", "ruleset")
+    _judge_direct_return(redirected)
+
+
+def test_nobody_answers_where_no_web_server_takes_the_address(whole: Balanced) -> None:
+    try:
+        for server in whole.servers:
+            server.do("systemctl", "stop", "access-limiter-vip")
+        play = _ask(whole, 1)
+    finally:
+        for server in whole.servers:
+            server.do("systemctl", "start", "access-limiter-vip")
+    assert {(it.status, it.error) for it in play.requests} == {(0, "TimeoutError")}
+
+
+@contextmanager
+def _without_apache(*servers: Machine) -> Iterator[None]:
+    """SIGKILL; in the end it is started again."""
+    for server in servers:
+        kill_apache(server)
+    try:
+        yield
+    finally:
+        for server in servers:
+            start_apache(server)
+
+
+@contextmanager
+def _without_store(server: Machine) -> Iterator[None]:
+    """Unmounted, even while it is in use; in the end it is mounted again."""
+    server.do("umount", "-l", MOUNT)
+    try:
+        yield
+    finally:
+        server.do("mount", MOUNT)
+
+
+@contextmanager
+def _without(director: Director) -> Iterator[None]:
+    """Power off; and on again in the end."""
+    director.kill()
+    try:
+        yield
+    finally:
+        director.start()
+
+
+@contextmanager
+def _cut_off(director: Director) -> Iterator[None]:
+    """Its cable is pulled; in the end it is plugged in again."""
+    director.unplug()
+    try:
+        yield
+    finally:
+        director.plug_in()
+
+
+def test_a_web_server_whose_apache_is_dead_leaves_and_comes_back(
+    whole: Balanced, outages: list[Outage]
+) -> None:
+    server = whole.servers[0]
+    with asking(whole.laboratory, CHECK) as play:
+        play.wait_until_served()
+        lost = now()
+        with _without_apache(server):
+            play.wait_until_served()
+            returned = now()
+        play.wait_for_server(server.name, returned)
+    _judge_departure(play, server, lost, returned)
+    outages.append(measure("Apache of one web server", play, lost, returned, server.name))
+
+
+def test_a_web_server_whose_store_is_gone_leaves_and_comes_back(
+    whole: Balanced, outages: list[Outage]
+) -> None:
+    server = whole.servers[1]
+    with asking(whole.laboratory, CHECK) as play:
+        play.wait_until_served()
+        lost = now()
+        with _without_store(server):
+            play.wait_until_served()
+            returned = now()
+        play.wait_for_server(server.name, returned)
+    _judge_departure(play, server, lost, returned)
+    outages.append(measure("the store of one web server (its mount)", play, lost, returned, server.name))
+
+
+def _judge_departure(play: Play, server: Machine, lost: int, returned: int) -> None:
+    """Only requests to that server were lost, and none later than it had to be out; it came back by itself."""
+    unserved = play.lost()
+    assert unserved
+    assert {it.server for it in unserved} <= {server.name, ""}
+    assert lost <= min(it.ended for it in unserved)
+    assert max(it.begun for it in unserved) <= lost + SOON
+    between = [it for it in play.requests if lost + SOON < it.begun < returned]
+    assert server.name not in {it.server for it in between}
+
+
+def test_a_director_answers_while_no_web_server_can(whole: Balanced, outages: list[Outage]) -> None:
+    with asking(whole.laboratory, CHECK) as play:
+        play.wait_until_served()
+        lost = now()
+        with _without_apache(*whole.servers):
+            play.wait_for_status(UNAVAILABLE)
+            returned = now()
+        for server in whole.servers:
+            play.wait_for_server(server.name, returned)
+    sorry = [it for it in play.requests if it.status == UNAVAILABLE]
+    first = min(it.begun for it in sorry)
+    assert {it.server for it in sorry} == {""}
+    assert first <= lost + SOON
+    assert all(it.begun < first or it.status == UNAVAILABLE for it in play.lost())
+    after = measure(
+        'Apache of all web servers: "503" by the director', play, lost, returned, server.name
+    )
+    outages.append(after)
+
+
+@dataclass
+class Loss:
+    """What happened when the director that had the address was lost and came back."""
+
+    play: Play
+    time: int
+    holder: Director
+    after: Director
+    in_the_end: Director
+
+
+@pytest.fixture(scope="module")
+def loss(whole: Balanced, outages: list[Outage]) -> Loss:
+    """Power off; and on again, when the other director serves."""
+    holder = whole.holder()
+    with asking(whole.laboratory, CHECK) as play:
+        play.wait_until_served()
+        time = now()
+        with _without(holder):
+            play.wait_until_served()
+            after = whole.holder()
+        play.wait_for_number(ENOUGH)
+    holder.do("systemctl", "is-active", "keepalived")
+    outages.append(measure("the director that has the address", play, time))
+    return Loss(play, time, holder, after, whole.holder())
+
+
+def test_the_address_moves_when_its_director_is_lost(loss: Loss) -> None:
+    assert loss.after is not loss.holder
+
+
+def test_at_most_one_request_in_a_hundred_is_lost_with_a_director(loss: Loss) -> None:
+    assert len(loss.play.lost()) * 100 <= len(loss.play.requests)
+
+
+def test_a_director_that_comes_back_leaves_the_address_where_it_is(loss: Loss) -> None:
+    assert loss.in_the_end is loss.after
+
+
+def test_the_address_moves_when_its_director_is_cut_off(whole: Balanced, outages: list[Outage]) -> None:
+    holder, other = whole.holder(), whole.other()
+    with asking(whole.laboratory, CHECK) as play:
+        play.wait_until_served()
+        lost = now()
+        with _cut_off(holder):
+            play.wait_until_served()
+            assert whole.holder() is other
+        wait_for(lambda: len(whole.holders()) == 1, "one director has the address")
+        play.wait_until_served()
+    assert [whole.holder()] == whole.holders()
+    outages.append(measure("the network of the director that has the address", play, lost))
+
+
+def test_failover_by_hand_moves_the_address_and_back(whole: Balanced, outages: list[Outage]) -> None:
+    holder, other = whole.holder(), whole.other()
+    for there in (other, holder):
+        with asking(whole.laboratory, CHECK) as play:
+            play.wait_until_served()
+            assert f"{there.name} holds {VIP}\n" in whole.do("failover")
+            assert whole.holder() is there
+            play.wait_until_served()
+        assert not play.lost()
+
+
+def test_removal_leaves_nothing(whole: Balanced) -> None:
+    whole.do("remove")
+    rests = f"ip address show to {VIP}; find /etc /usr/local -name '*access-limiter*'"
+    said = [it.do("sh", "-ec", rests) for it in whole.directors]
+    said += [it.do("sh", "-ec", rests) for it in whole.servers]
+    running = [
+        director.run("systemctl", "is-active", "keepalived").status for director in whole.directors
+    ]
+    whole.do("install")
+    assert not "".join(said)
+    assert all(running)
