@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.one_python
 
 GLUSTERFS = REPOSITORY / "deploy/glusterfs/glusterfs"
 EXAMPLE = REPOSITORY / "deploy/cluster.conf.example"
+UNIT = GLUSTERFS.with_name("access-limiter-heal@.service")
 
 # Becomes a machine of RHEL's family, without GlusterFS: $1 has the tools of such a one.
 _ROCKY = """
@@ -64,6 +66,15 @@ def test_render_shows_what_would_be_written() -> None:
     bricks = " ".join(f"web{number}:/srv/access-limiter-brick/brick" for number in (1, 2, 3))
     assert f"+ gluster volume create access-limiter replica 3 {bricks} force\n" in done.stdout
     assert "+ gluster volume set access-limiter cluster.quorum-type auto\n" in done.stdout
+    assert done.stdout.count(UNIT.read_text()) == 1
+    off, heal = (
+        "cluster.self-heal-daemon off\n",
+        "+ systemctl enable --now access-limiter-heal@access-limiter\n",
+    )
+    assert (
+        f"+ gluster volume set access-limiter {off}" in done.stdout.partition("granular-entry-heal")[2]
+    )
+    assert heal in done.stdout.partition("self-heal-daemon off")[2]
 
 
 def test_web_server_that_only_mounts_uses_all_that_store(tmp_path: Path) -> None:
@@ -200,3 +211,25 @@ def test_rocky_is_told_what_would_be_done(tmp_path: Path) -> None:
     assert "web1: + systemctl enable --now glusterd" in steps
     assert "web4: + dnf install -y glusterfs-fuse" in steps
     assert "web4: + systemctl enable --now glusterd" not in steps
+
+
+def test_systemd_finds_no_fault_with_the_healer(tmp_path: Path) -> None:
+    """But that it is not installed here."""
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed (apt-get install systemd)")
+    heal = GLUSTERFS.with_name("heal")
+    unit = tmp_path / "access-limiter-heal@volume.service"
+    text = UNIT.read_text().replace("/usr/local/sbin/access-limiter-heal", str(heal))
+    assert str(heal) in text
+    unit.write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_healer_is_told_one_volume() -> None:
+    """Or it says how it is called."""
+    heal = GLUSTERFS.with_name("heal")
+    done = subprocess.run([heal], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"heal: usage: {heal} VOLUME\n")

@@ -2,6 +2,7 @@
 
 import os
 import posix
+import select
 import statistics
 import sys
 from time import perf_counter
@@ -13,6 +14,7 @@ from limiter.hit import Decision, clock, hit
 from limiter.limit import Limit, stamp
 from limiter.notation import parse
 from limiter.store import Store, StoreError
+from limiter.sweep import sweep_store
 
 _SECONDS = 60.0
 
@@ -61,6 +63,20 @@ def furnish(root: str, limit: str, apps: str, mine: str, others: str) -> None:
                 pass
             admitted += bool(hit(store, limits, f"new{number}", 1, clock)[0])
     print(admitted)
+
+
+def sweep(root: str) -> None:
+    """Sweep what has been idle for its window, again and again until standard input ends.
+
+    Print how many applications went, and how often the store failed.
+    """
+    removed = failed = 0
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        try:
+            removed += sweep_store(Store(root), 0.0).removed
+        except StoreError:
+            failed += 1
+    print(removed, failed)
 
 
 globals()[sys.argv[1]](*sys.argv[3:])

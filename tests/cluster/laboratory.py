@@ -28,10 +28,14 @@ DISK = "/dev/shm"
 COPY = f"{DISK}/limiter"
 """An installed copy of the package and cgi-bin."""
 
+INSIDE = f"{DISK}/inside.py"
+
 MOUNT = "/var/mnt/limiter"
 STORE = f"{MOUNT}/store"
 BRICK = "/var/brick/limiter"
 VOLUME = "limiter"
+HEALER = f"access-limiter-heal@{VOLUME}"
+HEALER_LOG = f"/var/log/{HEALER}"
 USER = "nobody"
 """Apache's, whatever the distribution."""
 
@@ -56,7 +60,7 @@ _MACHINE = f"""
 ip link set lo up
 hostname "$1"
 disk={DISK}/$1
-for place in etc var; do
+for place in etc usr/local var; do
   mount -t overlay overlay -o "lowerdir=/$place,upperdir=$disk/$place,workdir=$disk/$place.work" "/$place"
 done
 mkdir -p /var/brick /var/mnt
@@ -69,15 +73,39 @@ exec env --ignore-signal=CHLD cat  # whoever is orphaned here vanishes when it e
 
 # As much of it as the scripts ask for.  What is enabled is started when the machine starts.
 _SYSTEMCTL = """#!/bin/sh
-case "$*" in
-  "-q is-enabled glusterd") test -e /etc/enabled ;;
-  "-q is-active glusterd") test -e /run/glusterd.pid && kill -0 "$(cat /run/glusterd.pid)" 2>/dev/null ;;
-  "enable --now glusterd") touch /etc/enabled && exec glusterd --pid-file=/run/glusterd.pid ;;
-  daemon-reload) ;;
+[ "$1" != -q ] || shift
+verb=$1
+[ "$2" != --now ] || shift
+unit=$2
+pid=$(cat "/run/$unit.pid" 2>/dev/null)
+case "$verb $unit" in
+  "is-enabled "*) test -e "/etc/enabled/$unit" ;;
+  "is-active "*) [ "$pid" ] && kill -0 "$pid" 2>/dev/null ;;
+  "enable glusterd") mkdir -p /etc/enabled && touch "/etc/enabled/$unit" && exec glusterd "--pid-file=/run/$unit.pid" ;;
+  "enable "*@*)
+    command=$(sed -n "s/^ExecStart=//;T;s/%i/${unit#*@}/p" "/etc/systemd/system/${unit%%@*}@.service")
+    mkdir -p /etc/enabled && touch "/etc/enabled/$unit"
+    setsid $command </dev/null >>"/var/log/$unit" 2>&1 &
+    echo $! >"/run/$unit.pid"
+    ;;
+  "disable "*) rm "/etc/enabled/$unit" && "$0" stop "$unit" ;;
+  "stop "*)
+    kill "$pid"
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+    ;;
+  "restart "*) "$0" stop "$unit" && "$0" enable "$unit" ;;
+  "daemon-reload ") ;;
   *) echo "systemctl: not in this laboratory: $*" >&2; exit 1 ;;
 esac
 """
-_BOOT = "test ! -e /etc/enabled || { systemctl enable --now glusterd && mount -a -t glusterfs; }"
+_BOOT = """
+if test -e /etc/enabled/glusterd; then
+  systemctl enable glusterd && mount -a -t glusterfs
+  for unit in /etc/enabled/*@*; do
+    test ! -e "$unit" || systemctl enable "${unit##*/}"
+  done
+fi
+"""
 _REACH = f"""#!/bin/sh
 name=$1
 shift
@@ -138,7 +166,7 @@ class Machine:
         self._laboratory = laboratory
         self._number = number
         self._space: _Space | None = None
-        for place in ("etc", "etc.work", "var", "var.work", "brick"):
+        for place in ("etc", "etc.work", "usr/local", "usr/local.work", "var", "var.work", "brick"):
             laboratory.path(f"{DISK}/{self.name}/{place}").mkdir(parents=True)
 
     def start(self) -> None:
@@ -200,9 +228,19 @@ class Machine:
             *AS_USER, "env", *[f"{name}={value}" for name, value in environ.items()], *command
         )
 
+    def ask(self, *arguments: str) -> Done:
+        """Ask GlusterFS, whatever it says within 20 seconds; but it does one thing at a time."""
+        command = ["timeout", "20", "gluster", "--mode=script", *arguments]
+        end = time.monotonic() + _DEADLINE
+        while True:
+            done = self.run(*command)
+            if "Another transaction" not in done.output or time.monotonic() > end:
+                return done
+            time.sleep(0.1)
+
     def gluster(self, *arguments: str) -> str:
-        """Ask GlusterFS, which must answer within 20 seconds."""
-        return self.do("timeout", "20", "gluster", "--mode=script", *arguments)
+        """Ask GlusterFS what it must be able to answer."""
+        return _must(self.ask(*arguments))
 
     def path(self, path: str) -> Path:
         """Where a file of it is to be found."""
@@ -298,7 +336,24 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = _DEADLIN
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.2)
+
+
+def await_healed(laboratory: Laboratory) -> None:
+    """Return when the healer is done, within a minute, and has left nothing to repair or in split-brain."""
+    first = laboratory.machines[0]
+
+    def is_healed() -> bool:
+        said = first.gluster("volume", "heal", VOLUME, "info")
+        entries = [
+            line.split()[-1] for line in said.splitlines() if line.startswith("Number of entries:")
+        ]
+        options = first.gluster("volume", "info", VOLUME)
+        return entries == ["0"] * 3 and "cluster.self-heal-daemon: off\n" in options
+
+    wait_for(is_healed, "healed", 60)
+    said = first.gluster("volume", "heal", VOLUME, "info", "split-brain")
+    assert said.count("Number of entries in split-brain: 0") == 3, said
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ TIMEOUT = 2
 """LIMITER_TIMEOUT, in seconds."""
 
 _PLAYERS = 2  # on each machine
+_CONFIRMED = 1  # microsecond: a slot is renamed so, and when it is given back, without being claimed
 _LOST = (errno.ENOENT, errno.ESTALE)
 
 
@@ -28,12 +29,15 @@ _LOST = (errno.ENOENT, errno.ESTALE)
 class Request:
     """One request: what it was answered, and what it did before.  Times are in microseconds.
 
-    ``listed`` are the slots that it saw, ``claimed`` those that it is known to have written, ``lost`` those that
-    others were faster to write, ``maybe`` those that it tried to write when something stopped it.  ``status`` is
-    empty if it never came to an answer.
+    ``begun`` and ``ended`` are its client's; ``asked`` is when it first turned to the store.  ``listed`` are the
+    slots that it saw, ``claimed`` those that it is known to have written, ``lost`` those that others were faster
+    to write, ``maybe`` those that it tried to write when something stopped it.  ``status`` is empty if it never
+    came to an answer.
     """
 
-    begun: int
+    app: str
+    begun: int = 0
+    asked: int = 0
     ended: int = 0
     status: str = ""
     times: list[int] = field(default_factory=list)
@@ -50,6 +54,14 @@ class Play:
     """All requests of a play, by machine."""
 
     requests: dict[str, list[Request]] = field(default_factory=dict)
+
+    def of(self, app: str) -> Play:
+        """The requests of one application."""
+        chosen = {
+            name: [request for request in requests if request.app == app]
+            for name, requests in self.requests.items()
+        }
+        return Play(chosen)
 
     def all(self) -> Iterator[Request]:
         """The requests of all machines."""
@@ -85,7 +97,9 @@ class Play:
         A brick that comes back can take a rename for itself that the others refuse.
         """
         listed = set[str]().union(*[request.listed for request in self.all()])
-        return listed & set[str]().union(*[request.lost for request in self.all()])
+        lost = set[str]().union(*[request.lost for request in self.all()])
+        # A name that several tried to write may be that of the one who did.
+        return (listed & lost).difference(*[request.claimed for request in self.all()])
 
 
 def _admitted(names: list[str]) -> Admitted:
@@ -96,14 +110,14 @@ def _admitted(names: list[str]) -> Admitted:
 @contextmanager
 def playing(
     laboratory: Laboratory,
-    app: str,
+    apps: str | Sequence[str],
     limit: str,
     offsets: Mapping[str, int] = {},
     machines: Iterable[Machine] | None = None,
 ) -> Iterator[Play]:
     """Play requests on these machines, or all, as long as the block lasts; the play is complete after it.
 
-    ``offsets``, by machine, set its clock ahead, in microseconds.
+    Each player asks for each of ``apps`` in turn.  ``offsets``, by machine, set its clock ahead, in microseconds.
     """
     play = Play()
     files: list[tuple[Machine, Path]] = []
@@ -112,7 +126,6 @@ def playing(
         "LIMITER_ROOT": STORE,
         "LIMITER_LIMIT": limit,
         "LIMITER_TIMEOUT": str(TIMEOUT),
-        "QUERY_STRING": f"app_id={app}",
     }
     try:
         for machine in machines or laboratory.machines:
@@ -121,8 +134,9 @@ def playing(
                 laboratory.path(history).touch()
                 laboratory.path(history).chmod(0o666)
                 player = [f"{DISK}/player.py", CHECK, history, str(offsets.get(machine.name, 0))]
+                player += [f"{DISK}/recorder.py", *([apps] if isinstance(apps, str) else apps)]
                 settings = [f"{name}={value}" for name, value in environ.items()]
-                command = [*AS_USER, "env", *settings, "python3", "-I", *player, f"{DISK}/recorder.py"]
+                command = [*AS_USER, "env", *settings, "python3", "-I", *player]
                 players.append(subprocess.Popen(machine.command(*command), stdin=subprocess.PIPE))
                 files.append((machine, laboratory.path(history)))
         yield play
@@ -137,17 +151,22 @@ def playing(
 
 
 def _requests(text: str) -> Iterator[Request]:
-    request = Request(0)
+    request = Request("")
+    is_claim = False
     for line in text.splitlines(keepends=True):
         if not line.endswith("\n"):
             break  # killed while writing
         what, _, value = line[:-1].partition(" ")
-        if what == "begin":
+        if what == "app":
             if request.begun:
                 yield request
-            request = Request(int(value))
+            request = Request(value)
+        elif what == "begin":
+            request.begun = int(value)
         elif what == "time":
             request.times.append(int(value))
+        elif what == "ask":
+            request.asked = request.asked or int(value)
         elif what == "list":
             request.listed.update(filter(is_name, value.split()))
         elif what == "end":
@@ -156,13 +175,16 @@ def _requests(text: str) -> Iterator[Request]:
             request.status = value
         elif what == "log":
             request.log.append(value)
-        elif what == "try" and is_name(value.rpartition("/")[2]):
-            request.maybe.append(value.rpartition("/")[2])
-        elif what == "did" and request.maybe:
+        elif what == "try":
+            old, new = [path.rpartition("/")[2] for path in value.split()]
+            is_claim = is_name(old) and is_name(new) and time_of(new) > time_of(old) + _CONFIRMED
+            if is_claim:
+                request.maybe.append(new)
+        elif what == "did" and is_claim:
             request.claimed.append(request.maybe.pop())
         elif what == "not":
             request.errors.append(errno.errorcode[int(value)])
-            if int(value) in _LOST and request.maybe:
+            if int(value) in _LOST and is_claim:
                 request.lost.add(request.maybe.pop())
     if request.begun:
         yield request

@@ -1,10 +1,11 @@
 """Requests to check.py on one machine, one after the other, at least one, until standard input ends.
 
-``player.py CHECK HISTORY OFFSET RECORDER`` adds to the file HISTORY what each request tells (see recorder.py), and
-around that ``begin`` and, in microseconds of the machine's own clock, when; ``log`` and a line of its standard
-error; ``end`` and when; ``answer`` and its status.
+``player.py CHECK HISTORY OFFSET RECORDER APP...`` asks for each APP in turn, and adds to the file HISTORY what each
+request tells (see recorder.py), and around that ``app`` and who asks; ``begin`` and, in microseconds of the machine's
+own clock, when; ``log`` and a line of its standard error; ``end`` and when; ``answer`` and its status.
 """
 
+import itertools
 import os
 import select
 import subprocess
@@ -14,13 +15,15 @@ import time
 PYTHON = "/usr/bin/python3"
 
 
-def _play(check: str, history: str, offset: str, recorder: str) -> None:
+def _play(check: str, history: str, offset: str, recorder: str, *apps: str) -> None:
     file = os.open(history, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(file, 3)
-    while True:
+    for app in itertools.cycle(apps):
+        _tell("app", app)
         _tell("begin", time.time_ns() // 1000)
         request = subprocess.Popen(
             [PYTHON, "-IS", recorder, check, offset],
+            env={**os.environ, "QUERY_STRING": f"app_id={app}"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

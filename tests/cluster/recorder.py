@@ -1,7 +1,8 @@
 """One request to check.py, as it is, in a process that also tells what its clock said and what it renamed.
 
-``python3 -IS recorder.py CHECK OFFSET`` writes to descriptor 3, a line each: ``list`` and the names listed;
-``time`` read in microseconds; ``try``, before a rename, and the new name; ``did``, or ``not`` and the error's number,
+``python3 -IS recorder.py CHECK OFFSET`` writes to descriptor 3, a line each: ``ask``, before a listing, and when, in
+microseconds of the machine's own clock; ``list``, after it, and the names listed;
+``time`` read in microseconds; ``try``, before a rename, and both names; ``did``, or ``not`` and the error's number,
 after it.  The clock is OFFSET microseconds ahead.  A line is written at once: it survives whatever kills the
 process then.
 """
@@ -19,13 +20,14 @@ def _tell(what: str, value: object) -> None:
 
 
 def _telling_listdir(path: str) -> "list[str]":
+    _tell("ask", time_ns() // 1000)
     names = listdir(path)
     _tell("list", " ".join(sorted(names)))
     return names
 
 
 def _telling_rename(old: str, new: str) -> None:
-    _tell("try", new)
+    _tell("try", f"{old} {new}")
     try:
         rename(old, new)
     except OSError as error:

@@ -9,7 +9,17 @@ import subprocess
 import pytest
 
 from limiter.limit import number_of
-from tests.cluster.laboratory import AS_USER, BRICK, COPY, DISK, STORE, VOLUME, Laboratory, Machine
+from tests.cluster.laboratory import (
+    AS_USER,
+    BRICK,
+    COPY,
+    DISK,
+    INSIDE,
+    STORE,
+    Laboratory,
+    Machine,
+    await_healed,
+)
 from tests.cluster.play import CHECK
 from tests.places import PYTHON
 
@@ -17,9 +27,9 @@ pytestmark = pytest.mark.one_python
 
 LATENCY_MOST = 1.15
 NEW = 1000
-INSIDE = f"{DISK}/inside.py"
 
 
+@pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_a_hit_lists_and_renames_and_a_denied_one_lists_only(cluster3: Laboratory) -> None:
     """On the mount as on a local file system: no lookup of its own, no file opened."""
@@ -45,6 +55,7 @@ def _traced(machine: Machine) -> tuple[str, list[str]]:
     return answer.splitlines()[0].removeprefix("Status: "), calls
 
 
+@pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
 def test_a_hit_takes_as_long_as_its_two_calls(cluster3: Laboratory) -> None:
     """Measured in one process, in turn."""
     said = cluster3.machines[0].do_as_user(PYTHON, "-I", INSIDE, "latency", COPY, STORE, "30")
@@ -75,5 +86,4 @@ def test_two_machines_furnish_the_same_applications(cluster3: Laboratory) -> Non
             assert os.listdir(place / name) == ["2-per-86400s"]
             slots = os.listdir(place / name / "2-per-86400s")
             assert sorted(map(number_of, slots)) == [0, 1], (place, name, slots)
-    said = cluster3.machines[0].gluster("volume", "heal", VOLUME, "info")
-    assert said.count("Number of entries: 0") == 3, said
+    await_healed(cluster3)

@@ -14,6 +14,7 @@ import pytest
 from tests.cluster.laboratory import (
     BRICK,
     DISK,
+    HEALER,
     MOUNT,
     STORE,
     USER,
@@ -79,6 +80,8 @@ def test_cluster_comes_into_being_once() -> None:
         assert "Number of Bricks: 1 x 3 = 3\n" in info
         assert "network.ping-timeout: 3\n" in info
         assert "cluster.quorum-type: auto\n" in info
+        assert "cluster.self-heal-daemon: off\n" in info
+        assert [it.run("systemctl", "is-active", HEALER).status for it in made.machines] == [0, 1, 1]
         written = _written(made)
         again = _deploy(made, "install")
         assert "Nothing changed: all is in order.\n" in again
@@ -87,6 +90,14 @@ def test_cluster_comes_into_being_once() -> None:
         assert made.machines[0].gluster("volume", "info", VOLUME) == info.replace("\r", "")
         assert _deploy(made, "status").endswith("All is in order.\n")
         assert "removed by web1" in _deploy(made, "test")
+
+        made.machines[0].do("systemctl", "stop", HEALER)
+        assert f"web1: {HEALER} does not run" in _refusal(made, "status")
+        assert _steps(_deploy(made, "install")) == [f"web1: + systemctl enable --now {HEALER}"]
+        made.machines.reverse()
+        made.write_inventory("3")
+        assert f"web1: + systemctl disable --now {HEALER}" in _steps(_deploy(made, "install"))
+        assert [it.run("systemctl", "is-active", HEALER).status for it in made.machines] == [0, 1, 1]
 
 
 def test_what_it_did_not_make_is_left_alone() -> None:
@@ -144,6 +155,7 @@ def test_a_machine_joins_and_another_takes_the_place_of_a_lost_one() -> None:
         for machine in (*made.machines[1:3], client, new):
             assert sorted(os.listdir(machine.path(f"{STORE}/{directory}"))) == slots
         assert lost.name not in made.machines[1].gluster("volume", "info", VOLUME)
+        assert new.run("systemctl", "is-active", HEALER).status == 0
         assert "Nothing changed" in _deploy(made, "install")
 
         emptied = made.machines[2]

@@ -1,0 +1,105 @@
+"""The doctor on real volumes: on those that the script makes, and on one that nobody should rely on."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cluster.laboratory import AS_USER, COPY, STORE, USER, VOLUME, Laboratory, Machine
+from tests.places import PYTHON
+from tests.test_doctor import JOINT, LATENCIES, TRIALS, levels
+
+pytestmark = pytest.mark.one_python
+
+OF_VOLUME = ["file system", "place", "replicas", "quorum", "ping-timeout", "directory"]
+SPLIT = "split"
+"""A volume of two bricks without a quorum."""
+
+
+def _doctor(root: str, *options: str) -> list[str]:
+    """The command that Apache's user gives on a machine."""
+    return [*AS_USER, "env", f"PYTHONPATH={COPY}", PYTHON, "-m", "limiter", "doctor", *options, root]
+
+
+def _judge(output: str, tried: list[str]) -> None:
+    """All of it was tried, and all is in order, but that a busy machine may be slow."""
+    found = levels(output)
+    assert [what for what, _ in found] == [*OF_VOLUME, *TRIALS, *LATENCIES, *tried]
+    assert {level for what, level in found if what not in LATENCIES} == {"PASS"}, output
+    assert f"PASS  file system     GlusterFS, volume {VOLUME}\n" in output
+    assert "PASS  quorum          auto: more than half of the bricks\n" in output
+
+
+@pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
+def test_two_machines_that_meet_find_all_in_order(cluster3: Laboratory) -> None:
+    """Each by itself and both together; and they leave nothing behind."""
+    pair = cluster3.machines[:2]
+    processes = [
+        subprocess.Popen(
+            machine.command(*_doctor(STORE, "--meet")),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for machine in pair
+    ]
+    for process, machine, other in zip(processes, pair, reversed(pair)):
+        output, log = process.communicate()
+        assert (process.returncode, log) == (0, ""), output
+        _judge(output, JOINT)
+        assert "PASS  replicas        3\n" in output
+        assert f"      two nodes: {machine.name} and {other.name}\n" in output
+    assert not list(cluster3.machines[2].path(STORE).glob(".new-doctor-*"))
+
+
+@pytest.mark.parametrize("cluster3", ["3 arbiter 1"], indirect=True, ids=["arbiter"])
+def test_an_arbiter_is_in_order(cluster3: Laboratory) -> None:
+    """It counts for the quorum, as it is."""
+    done = cluster3.machines[0].run(*_doctor(STORE))
+    assert done.status == 0, done.output
+    _judge(done.output, [])
+    assert "PASS  replicas        3, one of them an arbiter\n" in done.output
+
+
+@contextmanager
+def _split_volume(machine: Machine, other: Machine) -> Iterator[str]:
+    """A store on two machines without a quorum, made by hand as in many a tutorial."""
+    mount = f"/var/mnt/{SPLIT}"
+    bricks = [f"{it.name}:/var/brick/{SPLIT}/brick" for it in (machine, other)]
+    for it in (machine, other):
+        it.do("mkdir", f"/var/brick/{SPLIT}")
+    machine.gluster("volume", "create", SPLIT, "replica", "2", *bricks, "force")
+    try:
+        machine.gluster("volume", "set", SPLIT, "cluster.quorum-type", "none")
+        machine.gluster("volume", "start", SPLIT)
+        machine.do("mkdir", mount)
+        machine.do("mount", "-t", "glusterfs", f"{other.name}:/{SPLIT}", mount)
+        try:
+            machine.do("install", "-d", "-o", USER, "-m", "700", f"{mount}/store")
+            yield f"{mount}/store"
+        finally:
+            machine.do("umount", mount)
+            machine.do("rmdir", mount)
+    finally:
+        machine.run("gluster", "--mode=script", "volume", "stop", SPLIT, "force")
+        machine.gluster("volume", "delete", SPLIT)
+        for it in (machine, other):
+            it.do("rm", "-r", f"/var/brick/{SPLIT}")
+
+
+@pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
+def test_two_replicas_without_a_quorum_fail(cluster3: Laboratory) -> None:
+    """Though every trial succeeds: it is the next cut that would break it."""
+    first, second = cluster3.machines[:2]
+    with _split_volume(first, second) as store:
+        done = first.run(*_doctor(store))
+    found = levels(done.output)
+    assert [what for what, level in found if level == "FAIL"] == ["quorum"], done.output
+    assert done.status == 1
+    assert ("replicas", "WARN") in found
+    quorum, advice = done.output.partition("FAIL  ")[2].splitlines()[:2]
+    assert quorum == "quorum          none"
+    assert "use replica 3, or replica 3 arbiter 1" in advice
