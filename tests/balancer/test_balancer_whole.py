@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 import pytest
 
-from limiter.limit import is_name
 from tests.balancer import play as client
 from tests.balancer.laboratory import Balanced
 from tests.cluster.laboratory import DISK, STORE
-from tests.cluster.play import Play, Request
+from tests.cluster.play import Play, Request, requests_of
 from tests.history import judge_l1, judge_s1, only
 
 pytestmark = pytest.mark.one_python
@@ -19,24 +17,13 @@ pytestmark = pytest.mark.one_python
 LIMIT = "10/second"
 RATE = 30
 BEFORE = 3 * RATE
-_LOST = (errno.ENOENT, errno.ESTALE)
 
 
 def _told(asked: client.Request, text: str) -> Request:
     """What was answered, and what the request itself had told."""
-    request = Request(asked.begun, asked.ended, str(asked.status or ""))
-    for line in text.splitlines():
-        what, _, value = line.partition(" ")
-        if what == "time":
-            request.times.append(int(value))
-        elif what == "list":
-            request.listed.update(filter(is_name, value.split()))
-        elif what == "try" and is_name(value.rpartition("/")[2]):
-            request.maybe.append(value.rpartition("/")[2])
-        elif what == "did" and request.maybe:
-            request.claimed.append(request.maybe.pop())
-        elif what == "not" and request.maybe and int(value) in _LOST:
-            request.lost.add(request.maybe.pop())
+    begin, end = f"app whole\nbegin {asked.begun}\n", f"end {asked.ended}\nanswer {asked.status or ''}\n"
+    # The last line may be half of one, of a machine that was killed.
+    (request,) = requests_of(begin + text[: text.rfind("\n") + 1] + end)
     return request
 
 

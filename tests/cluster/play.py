@@ -147,10 +147,11 @@ def playing(
         for process in players:
             process.wait()
     for machine, file in files:
-        play.requests.setdefault(machine.name, []).extend(_requests(file.read_text()))
+        play.requests.setdefault(machine.name, []).extend(requests_of(file.read_text()))
 
 
-def _requests(text: str) -> Iterator[Request]:
+def requests_of(text: str) -> Iterator[Request]:
+    """What was told of requests, one after the other (see player.py and recorder.py)."""
     request = Request("")
     is_claim = False
     for line in text.splitlines(keepends=True):

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,10 @@ class Instance(Machine):
         """End those that were begun by hand, with their second look."""
         while self._takeovers:
             process = self._takeovers.pop()
-            os.killpg(process.pid, signal.SIGKILL)
+            # Not its group: timeout(1) makes one of its own for the CLI.
+            for member in _members(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(member, signal.SIGKILL)
             process.communicate()
 
     def log(self) -> str:
@@ -165,6 +168,19 @@ class Instance(Machine):
     def find_store(self) -> None:
         """End what ``lose_store`` began."""
         self.do("mv", f"{_STORE}.lost", _STORE)
+
+
+def _members(session: int) -> list[int]:
+    """The processes of a session."""
+    members = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        if int(fields[3]) == session:
+            members.append(int(status.parent.name))
+    return members
 
 
 class Vpc(Laboratory):

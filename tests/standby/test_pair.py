@@ -196,8 +196,8 @@ def test_removal_leaves_nothing_but_packages_and_logs(installed: Vpc, without_el
     assert any(logs)
     done = installed.deploy("remove")
     assert done.status == 0, done.output
-    assert [it.log() for it in installed.instances] == logs
-    for it in installed.instances:
+    for it, log in zip(installed.instances, logs):
+        assert it.log().startswith(log)
         assert not it.holds()
         assert not it.path(CONF).exists()
         assert not it.path(TAKEOVER).exists()
