@@ -24,7 +24,7 @@ from limiter.fixed import Fixed
 from limiter.furnish import must_exist, one_each
 from limiter.hit import clock
 from limiter.limit import SECOND, SEGMENT, Limit, Sliding, is_held, is_name, make, number_of, time_of
-from limiter.store import Store, failure, is_app, is_lost
+from limiter.store import Store, StoreError, failure, is_app, is_lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,16 +73,23 @@ def sweep(root: str, idle: float = DAY) -> int:
 def sweep_store(store: Store, idle: float = DAY, clock: "Callable[[], int]" = clock) -> Swept:
     """Remove every application that is idle, and what processes that died an hour ago have left.
 
-    ``clock`` returns microseconds since the epoch.  Raises StoreError.
+    ``clock`` returns microseconds since the epoch.  Raises StoreError; where that concerns one application or
+    leftover, at the end: it keeps none of the others.
     """
     must_exist(store)
     swept = Swept()
+    failures = []
     for name in store.names("."):
-        if name.startswith(_ASIDE):
-            swept.leftovers += _sweep_leftover(store, name, clock)
-        elif is_app(name):
-            swept.applications += 1
-            swept.removed += sweep_app(store, name, idle, clock)
+        try:
+            if name.startswith(_ASIDE):
+                swept.leftovers += _sweep_leftover(store, name, clock)
+            elif is_app(name):
+                swept.applications += 1
+                swept.removed += sweep_app(store, name, idle, clock)
+        except StoreError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
     return swept
 
 

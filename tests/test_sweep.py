@@ -707,6 +707,23 @@ def test_an_error_of_the_file_system_is_told(
     assert not Limiter(root, "3/second", clock=lambda: LATER).hit("acme")
 
 
+def test_what_fails_keeps_nothing_else(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replicated file system may have one directory that it cannot show; whichever comes first."""
+    for app in ("a", "broken", "c"):
+        hit_at(root, "3/second", app)
+    listdir = posix.listdir
+
+    def fail(path: str) -> list[str]:
+        if path.endswith("/broken"):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return listdir(path)
+
+    monkeypatch.setattr(posix, "listdir", fail)
+    with pytest.raises(StoreError, match="broken"):
+        sweep_store(Store(root), DAY, lambda: LATER)
+    assert os.listdir(root) == ["broken"]
+
+
 def test_root_sweeps_as_the_owner(root: str) -> None:
     """What belongs to somebody else it does not touch, though root could."""
     if os.geteuid() != 0:

@@ -112,15 +112,25 @@ def _names(place: Path) -> list[str]:
 def _entries(laboratory: Laboratory) -> list[list[str]]:
     """What of these tests is in the store, as each machine shows it and each copy holds it."""
     return [
-        sorted(
-            f"{app}/{directory}/{slot}".rstrip("/")
-            for app in _names(place)
-            if app in APPS or app in IDLE or app.startswith(".")
-            for directory in _names(place / app) or [""]
-            for slot in _names(place / app / directory) or [""]
-        )
+        sorted(entry for app in _names(place) for entry in _entries_of(place, app))
         for machine in laboratory.machines
         for place in (machine.path(STORE), machine.path(f"{BRICK}/brick/store"))
+    ]
+
+
+def _entries_of(place: Path, app: str) -> Iterator[str]:
+    """Of what is aside the name alone."""
+    if app.startswith("."):
+        yield app
+    elif app in APPS or app in IDLE:
+        for directory in _names(place / app) or [""]:
+            for slot in _names(place / app / directory) or [""]:
+                yield f"{app}/{directory}/{slot}".rstrip("/")
+
+
+def _applications(laboratory: Laboratory) -> list[list[str]]:
+    return [
+        [entry for entry in entries if not entry.startswith(".")] for entries in _entries(laboratory)
     ]
 
 
@@ -148,7 +158,9 @@ def _sweep_the_rest(laboratory: Laboratory) -> None:
     """What is idle then goes, all of it."""
     time.sleep(only(LIMIT).window / 1e6)  # the last hits are forgotten
     with _sweeping(laboratory.machines[:1]):
-        wait_for(lambda: _entries(laboratory) == [[]] * 6, f"an empty store, not {_entries(laboratory)}")
+        wait_for(
+            lambda: not any(_applications(laboratory)), f"no applications in {_entries(laboratory)}"
+        )
     await_healed(laboratory)
 
 
@@ -175,7 +187,10 @@ def test_hits_go_on_while_two_machines_sweep(cluster3: Laboratory) -> None:
 
 @pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
 def test_a_machine_is_lost_while_it_sweeps(cluster3: Laboratory) -> None:
-    """S1 and L1; what it had moved aside comes back or goes, and no copy differs from another."""
+    """S1 and L1; what it had moved aside comes back or goes.
+
+    What it was just furnishing may stay, aside, for an hour at least; GlusterFS may not even be able to show that.
+    """
     lost = cluster3.machines[2]
     with playing(cluster3, APPS, LIMIT) as play, _sweeping(cluster3.machines[1:]) as sweepers:
         time.sleep(4)
@@ -188,7 +203,4 @@ def test_a_machine_is_lost_while_it_sweeps(cluster3: Laboratory) -> None:
     _judge(play)
     assert {"200", "429"} <= play.statuses() <= {"200", "429", "500", ""}
     await_healed(cluster3)
-    left = [entry.split("/")[0] for entry in _entries(cluster3)[0] if entry.startswith(".")]
-    if left:
-        lost.do_as_user("touch", "-d", "2 hours ago", *sorted({f"{STORE}/{name}" for name in left}))
     _sweep_the_rest(cluster3)
