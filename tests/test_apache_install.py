@@ -130,9 +130,10 @@ class Machine:
         return done.stderr
 
     def written(self) -> dict[str, object]:
-        """Everything that differs from the original machine."""
+        """Everything that differs from the original machine, but for what Apache notes after an answer."""
         place = self.path(str(self.place))
-        return {path: _description(Path(path)) for name in _PLACES for path in _tree(str(place / name))}
+        paths = [path for name in _PLACES for path in _tree(str(place / name))]
+        return {path: _description(Path(path)) for path in paths if not path.endswith("/access.log")}
 
     def add_command(self, name: str, script: str) -> None:
         """Put a shell script in place of a command."""
