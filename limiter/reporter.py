@@ -20,6 +20,8 @@ A variable that is empty counts as not set.  What is needed only when something 
 
 import posix
 
+from limiter.settings import text_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,12 +51,12 @@ class Reporter:
 
     def __init__(self, environ: "Mapping[bytes, bytes]") -> None:
         self._environ = environ
-        self.log = _place(_text(environ, "LIMITER_LOG", "stderr"))
-        self._least = _level(_text(environ, "LIMITER_LOG_LEVEL", "error"))
-        self._sample = _number(_text(environ, "LIMITER_LOG_SAMPLE", "1"))
-        self.mail_to = _addresses("LIMITER_MAIL_TO", _text(environ, "LIMITER_MAIL_TO", ""))
-        self.mail_from = _address(_text(environ, "LIMITER_MAIL_FROM", ""))
-        self.smtp = _smtp(_text(environ, "LIMITER_SMTP", ""))
+        self.log = _place(text_of(environ, "LIMITER_LOG", "stderr"))
+        self._least = _level(text_of(environ, "LIMITER_LOG_LEVEL", "error"))
+        self._sample = _number(text_of(environ, "LIMITER_LOG_SAMPLE", "1"))
+        self.mail_to = _addresses("LIMITER_MAIL_TO", text_of(environ, "LIMITER_MAIL_TO", ""))
+        self.mail_from = _address(text_of(environ, "LIMITER_MAIL_FROM", ""))
+        self.smtp = _smtp(text_of(environ, "LIMITER_SMTP", ""))
 
     def report(self, status: str, reason: str, where: str = "", stack: str = "", kind: str = "") -> None:
         """Tell of a request that gets, or ought to get, this status.  Never raises.
@@ -191,8 +193,3 @@ def _smtp(text: str) -> str:
             " such a program"
         )
     return text
-
-
-def _text(environ: "Mapping[bytes, bytes]", name: str, default: str) -> str:
-    value = environ.get(name.encode())
-    return value.decode("utf-8", "surrogateescape") if value else default

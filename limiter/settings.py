@@ -68,11 +68,11 @@ class Settings:
     def __init__(self, environ: "Mapping[bytes, bytes]") -> None:
         self.mode = _word(environ, "LIMITER_MODE", _MODES)
         self.admits_on_error = _word(environ, "LIMITER_ON_ERROR", _VERDICTS) == "admit"
-        self.timeout = _seconds(environ, "LIMITER_TIMEOUT", 2.0)
-        self.limits = _text(environ, "LIMITER_LIMIT", "10/second")
+        self.timeout = seconds_of(environ, "LIMITER_TIMEOUT", 2.0)
+        self.limits = text_of(environ, "LIMITER_LIMIT", "10/second")
         self.apps = _path(environ, "LIMITER_APPS", "")
-        self.key = _text(environ, "LIMITER_KEY", "app_id")
-        self.proxies = _text(environ, "LIMITER_TRUSTED_PROXIES", "")
+        self.key = text_of(environ, "LIMITER_KEY", "app_id")
+        self.proxies = text_of(environ, "LIMITER_TRUSTED_PROXIES", "")
         self.roots = _paths(environ, "LIMITER_ROOT")
         self._temporary = "" if self.roots else _path(environ, "TMPDIR", "/tmp")
         self._nodes = _number(environ, "LIMITER_NODES", 1)
@@ -99,14 +99,14 @@ class Settings:
 
 
 def _path(environ: "Mapping[bytes, bytes]", name: str, default: str) -> str:
-    path = _text(environ, name, default)
+    path = text_of(environ, name, default)
     if path and path[0] != "/":
         raise ValueError(f"{name}={path!r:.200}: expected an absolute path")
     return path
 
 
 def _paths(environ: "Mapping[bytes, bytes]", name: str) -> "tuple[str, ...]":
-    text = _text(environ, name, "")
+    text = text_of(environ, name, "")
     paths = tuple(text.split(":")) if text else ()
     for path in paths:
         if path[:1] != "/":
@@ -115,7 +115,7 @@ def _paths(environ: "Mapping[bytes, bytes]", name: str) -> "tuple[str, ...]":
 
 
 def _number(environ: "Mapping[bytes, bytes]", name: str, default: int) -> int:
-    text = _text(environ, name, "")
+    text = text_of(environ, name, "")
     if not text:
         return default
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
@@ -124,8 +124,9 @@ def _number(environ: "Mapping[bytes, bytes]", name: str, default: int) -> int:
     return number
 
 
-def _seconds(environ: "Mapping[bytes, bytes]", name: str, default: float) -> float:
-    text = _text(environ, name, "")
+def seconds_of(environ: "Mapping[bytes, bytes]", name: str, default: float) -> float:
+    """What that variable says, in seconds, above 0 and up to an hour.  Raises ValueError, naming it."""
+    text = text_of(environ, name, "")
     if not text:
         return default
     try:
@@ -138,12 +139,13 @@ def _seconds(environ: "Mapping[bytes, bytes]", name: str, default: float) -> flo
 
 
 def _word(environ: "Mapping[bytes, bytes]", name: str, words: "tuple[str, ...]") -> str:
-    word = _text(environ, name, words[0])
+    word = text_of(environ, name, words[0])
     if word not in words:
         raise ValueError(f"{name}={word!r:.200}: expected {' or '.join([repr(it) for it in words])}")
     return word
 
 
-def _text(environ: "Mapping[bytes, bytes]", name: str, default: str) -> str:
+def text_of(environ: "Mapping[bytes, bytes]", name: str, default: str) -> str:
+    """What that variable says; bytes that are no UTF-8 are kept (surrogateescape)."""
     value = environ.get(name.encode())
     return value.decode("utf-8", "surrogateescape") if value else default

@@ -34,6 +34,7 @@ from limiter.cgi import refuse
 from limiter.child import Child
 from limiter.header import Beginning
 from limiter.response import INTERNAL_SERVER_ERROR
+from limiter.settings import seconds_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 GATEWAY_TIMEOUT = "504 Gateway Timeout"
 
-_LONGEST = 3600.0
 _FOR_EVER = float("inf")
 # Apache waits for three seconds from SIGTERM to SIGKILL (apr_thread_proc.c).
 _GRACE = 1.0
@@ -65,7 +65,7 @@ class Supervisor:
 
     def __init__(self, environ: "Mapping[bytes, bytes]") -> None:
         self._environ = environ
-        self._seconds = _seconds(environ.get(b"LIMITER_SCRIPT_TIMEOUT") or b"30")
+        self._seconds = seconds_of(environ, "LIMITER_SCRIPT_TIMEOUT", 30.0)
 
     def run(self, execute: "Callable[[], None]") -> "NoReturn":
         """Run what ``execute`` becomes, and end this process with it.  Raises OSError if it cannot be started."""
@@ -365,16 +365,3 @@ def _write(data: bytes) -> None:
             data = data[posix.write(1, data) :]
     except OSError:
         pass  # there is nobody left to answer
-
-
-def _seconds(text: bytes) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= _LONGEST:
-        raise ValueError(
-            f"LIMITER_SCRIPT_TIMEOUT={text.decode('utf-8', 'backslashreplace')!r:.200}:"
-            f" expected seconds, above 0 and up to {_LONGEST:.0f}"
-        )
-    return seconds

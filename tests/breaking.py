@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests import hanging
-from tests.places import REPOSITORY, new_root
 
 _OLD = 0.3
 
@@ -125,29 +120,8 @@ FLAWS = {
 @contextmanager
 def breaking_mount(flaw: str) -> Iterator[Path]:
     """A new file system, empty, with that flaw.  Skips the test where FUSE is missing or not permitted."""
-    hanging._skip_without_fuse()
-    path, backing = new_root("/tmp"), new_root("/dev/shm")
-    pipe = subprocess.PIPE
-    with tempfile.TemporaryFile("w+") as log:
-        daemon = subprocess.Popen(
-            [sys.executable, "-m", "tests.breaking", flaw, path, backing],
-            cwd=REPOSITORY,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=log,
-            text=True,
-        )
-        try:
-            assert daemon.stdout is not None
-            if daemon.stdout.readline().strip() != hanging._READY:
-                daemon.wait()
-                log.seek(0)
-                pytest.skip(f"FUSE cannot mount here: {log.read().strip()}")
-            yield path
-        finally:
-            hanging._end(daemon)
-            if daemon.returncode != 0:
-                hanging._remove(path, backing)
+    with hanging.mounted("tests.breaking", flaw) as (path, _):
+        yield path
 
 
 if __name__ == "__main__":

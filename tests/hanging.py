@@ -68,18 +68,17 @@ class Mount:
 
 
 @contextmanager
-def hanging_mount() -> Iterator[Mount]:
-    """A new file system, empty and not hanging; for all users if root mounts it.
+def mounted(*module: str) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A new file system, empty, by a module with these arguments; and the process that is it.
 
-    Skips the test where FUSE is missing or not permitted.  In the end all calls are answered, the file system
-    is unmounted, even if it is still in use, and whoever still uses it gets errors.
+    Skips the test where FUSE is missing or not permitted.
     """
     _skip_without_fuse()
     path, backing = new_root("/tmp"), new_root("/dev/shm")
     pipe = subprocess.PIPE
     with tempfile.TemporaryFile("w+") as log:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "tests.hanging", path, backing],
+            [sys.executable, "-m", *module, path, backing],
             cwd=REPOSITORY,
             stdin=pipe,
             stdout=pipe,
@@ -92,11 +91,22 @@ def hanging_mount() -> Iterator[Mount]:
                 daemon.wait()
                 log.seek(0)
                 pytest.skip(f"FUSE cannot mount here: {log.read().strip()}")
-            yield Mount(path, daemon)
+            yield path, daemon
         finally:
             _end(daemon)
             if daemon.returncode != 0:
                 _remove(path, backing)
+
+
+@contextmanager
+def hanging_mount() -> Iterator[Mount]:
+    """A new file system, empty and not hanging; for all users if root mounts it.
+
+    Skips the test where FUSE is missing or not permitted.  In the end all calls are answered, the file system
+    is unmounted, even if it is still in use, and whoever still uses it gets errors.
+    """
+    with mounted("tests.hanging") as (path, daemon):
+        yield Mount(path, daemon)
 
 
 def _skip_without_fuse() -> None:
