@@ -1,0 +1,55 @@
+"""tests/run itself: whether it fails exactly when one of its parts does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.places import REPOSITORY
+
+pytestmark = pytest.mark.one_python
+
+# Whatever is run, as python3, pip, ruff, mypy or pytest: all is well but the part that $FAILS names.
+_TOOL = """#!/bin/sh
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin" && for tool in python pip ruff mypy; do cp "$0" "$3/bin/$tool"; done ;;
+  "-c "*) echo 3.11 ;;
+  "-m pytest "*--ignore*) [ "$FAILS" != tests ] ;;
+  "-m pytest "*) echo 'three machines'; [ "$FAILS" != laboratories ] ;;
+  "") [ "$FAILS" != "${0##*/}" ] ;;
+  "check "*) [ "$FAILS" != ruff ] ;;
+esac
+"""
+
+
+def _run(directory: Path, fails: str) -> subprocess.CompletedProcess[str]:
+    script = directory / "project/tests/run"
+    script.parent.mkdir(parents=True)
+    script.write_bytes((REPOSITORY / "tests/run").read_bytes())
+    tool = directory / "bin/python3"
+    tool.parent.mkdir()
+    tool.write_text(_TOOL)
+    tool.chmod(0o755)
+    return subprocess.run(
+        ["bash", script],
+        env={"PATH": f"{tool.parent}:/usr/bin:/bin", "FAILS": fails, "PYENV_ROOT": str(directory)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_all_is_well_when_each_part_is(tmp_path: Path) -> None:
+    """The exit of what runs in the background and has ended is no failure of its own."""
+    done = _run(tmp_path, "none")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "== Several machines on this one\nthree machines\n" in done.stdout
+
+
+@pytest.mark.parametrize("part", ["ruff", "mypy", "tests", "laboratories"])
+def test_a_part_that_fails_is_a_failure(tmp_path: Path, part: str) -> None:
+    """Each of them."""
+    assert _run(tmp_path, part).returncode == 1
