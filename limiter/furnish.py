@@ -7,7 +7,7 @@ hardly any hit needs it.
 import errno
 import posix
 
-from limiter.limit import Limit, is_name, make, number_of, time_of
+from limiter.limit import Limit, is_held, is_name, make, number_of, time_of
 from limiter.store import Store, StoreError, failure, is_lost
 
 TYPE_CHECKING = False
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _LISTINGS = 4
 # Of all listings: so many in a row that show a sweep, or nothing, are no sweep.
 _ROUNDS = 1000
+# Microseconds.
+_LATER = 1000
 _CREATE = posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY
 _MISSING = "The store does not exist (make it, or set LIMITER_ROOT)"
 _EXISTS = (errno.EEXIST, errno.ENOTEMPTY, errno.EMLINK)
@@ -47,6 +49,7 @@ def complete(
     directory = f"{app}/{limit.directory(segment)}"
     size = limit.size(segment)
     listings = 0
+    chosen = None
     for _ in range(_ROUNDS):
         slots = {_slot(name, size): name for name in names if is_name(name)}
         if names and names[0] < "0" and _is_given_back(store, directory):
@@ -55,38 +58,72 @@ def complete(
             together = limits if segment == 0 else [limit]
             furnish(store, app, {it.directory(segment): it.fresh(segment) for it in together})
         elif len(slots) == size or listings == _LISTINGS:
-            break
+            chosen = one_each(store, directory, names, size, now - limit.window)
+            if chosen is not None:
+                break
         else:
             listings += 1
         names = sorted(store.names(directory))
-    if not slots:
+    if not chosen:
         why = "A limit's directory stays without slots, or holds something else (remove it)"
         raise StoreError(errno.ENOENT, why, f"{store.root}/{directory}")
-    if len(slots) == len(names):
-        return sorted(slots.values())
-    return one_each(store, directory, names, size, now - limit.window)
+    return chosen
 
 
-def one_each(store: Store, directory: str, names: "list[str]", size: int, since: int) -> "list[str]":
-    """The newest name of each slot, of sorted names; the older ones are removed as far as that is safe.
+def one_each(
+    store: Store, directory: str, names: "list[str]", size: int, since: int
+) -> "list[str] | None":
+    """The newest name of each slot, of sorted names; None: somebody else was at one, list again.
 
-    A machine that dies within a rename may leave both names for good.  Whoever wins a rename of the newest
-    knows that the slot lives on without the others.  But while the newest is not older than ``since``, in
-    microseconds, its rename may be under way yet.
+    A machine that dies within a rename may leave both names for good.  The older ones are removed, each by
+    one winner, before anybody may claim the newest: whoever still knows an older one only cannot claim that
+    any more.  While the newest is not older than ``since``, in microseconds, nobody can claim it.
     """
     slots: dict[str, list[str]] = {}
     for name in filter(is_name, names):
         slots.setdefault(_slot(name, size), []).append(name)
-    for there in slots.values():
-        *older, newest = there
-        if not older or time_of(newest) >= since:
-            continue
-        confirmed = make(time_of(newest) + 1, False, number_of(newest))
-        if store.rename(directory, newest, confirmed):
-            there.append(confirmed)
+    for *older, newest in slots.values():
+        if older and time_of(newest) < since:
             for name in older:
-                _try(posix.unlink, f"{store.root}/{directory}/{name}")
+                # One that was never taken may be that of a new directory by now: it must not be removed.
+                if not time_of(name):
+                    store.rename(directory, name, unused(newest))
+                    return None
+                if not unlink(f"{store.root}/{directory}/{name}"):
+                    return None
     return sorted([there[-1] for there in slots.values()])
+
+
+def unused(name: str) -> str:
+    """A name that the slot never had nor will have again, taken up to a millisecond later.
+
+    Nobody can know it, and so nobody can claim it who has not seen what there is beside it.
+    """
+    later = time_of(name) + 1 + int.from_bytes(posix.urandom(4), "big") % _LATER
+    return make(later, is_held(name), number_of(name))
+
+
+def unlink(path: str) -> bool:
+    """Remove a file.  Of all who try, at most one gets True.  Raises StoreError."""
+    try:
+        posix.unlink(path)
+    except OSError as error:
+        if is_lost(error):
+            return False
+        raise failure(error, path) from error
+    return True
+
+
+def remove_empty(path: str) -> bool:
+    """Remove a directory if it is empty; whether it has gone.  Raises StoreError."""
+    try:
+        posix.rmdir(path)
+    except OSError as error:
+        if error.errno in _EXISTS:
+            return False
+        if not is_lost(error):
+            raise failure(error, path) from error
+    return True
 
 
 def _slot(name: str, size: int) -> str:
@@ -109,8 +146,12 @@ def furnish(store: Store, app: str, furniture: "dict[str, list[str]]") -> None:
     if not there and _arrive(store.root, app, furniture):
         return
     for name, files in furniture.items():
-        if name not in there or not store.names(f"{app}/{name}"):
-            _arrive(store.root, f"{app}/{name}", {"": files})
+        directory = f"{app}/{name}"
+        # An empty one goes first.  Where a machine has died while it removed the last file of it, a rename onto it
+        # would make two different directories of that name on a replicated file system, for good.
+        if name in there and (store.names(directory) or not remove_empty(f"{store.root}/{directory}")):
+            continue
+        _arrive(store.root, directory, {"": files})
 
 
 def must_exist(store: Store) -> None:

@@ -35,19 +35,21 @@ the last that it claims, and renames them back if it cannot have all.  A name wi
 like any other, but no one may conclude from it that a limit will stay full.
 
 A directory arrives whole or not at all: it is made and filled under ``.new-UNIQUE`` and then renamed
-to its name, ROOT/APP with its first limits in it, later ROOT/APP/LIMIT.  Renaming a directory
-onto one that is not empty fails, so one contender wins, and the others remove theirs.  No slot is ever
-made in a live directory, none is ever removed from one but as said below, and no shared name is ever given to mkdir.
+to its name, ROOT/APP with its first limits in it, later ROOT/APP/LIMIT, from which an empty one is
+removed first.  Renaming a directory onto one that is not empty fails, so one contender wins, and the
+others remove theirs.  No slot is ever made in a live directory, none is ever removed from one but as said
+below, and no shared name is ever given to mkdir.
 
 What has been idle for a day may be swept: a mark .sweep-UNIQUE is made in the directory; each slot is
 renamed to .slot-UNIQUE-SLOT; the mark to .gone-UNIQUE; then the slots are removed, the mark, and the
 directory if it is empty.  A hit that finds a .sweep-UNIQUE ends that: it renames it to .back-UNIQUE, and
-then each .slot-UNIQUE-SLOT to the SLOT of one microsecond later, unless there is a .gone-UNIQUE: then it
-does what the sweeper would (``limiter.sweep``).
+then each .slot-UNIQUE-SLOT to a SLOT of up to a millisecond later, at random, unless there is a .gone-UNIQUE:
+then it does what the sweeper would (``limiter.sweep``).
 
 A machine that dies within a rename on a replicated file system may leave a slot there under both
-names.  The newest counts.  Once that is more than a window old, a hit that wins a rename of it to one
-microsecond later removes the older ones.
+names.  The newest counts.  Once that is more than a window old, a hit removes the older ones before it claims
+the newest, and lists again if another was faster.  One of 0 it does not remove, as it could be a new
+directory's, but renames to up to a millisecond after the newest, at random.
 
 No lock is needed, and there is nothing to repair: between any two system calls the store is
 in a valid state.

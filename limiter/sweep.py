@@ -14,6 +14,12 @@ longer find, and makes slots of ``.slot-UNIQUE-NAME`` again.  So does a sweeper 
 ``.gone-UNIQUE`` does step 4.  At most one of step 3 and this renaming succeeds; so at any time there is each slot
 once, or, when all were idle, none and room for new ones.  It holds with any number of sweepers, and wherever one
 of them dies.
+
+Where a whole machine dies that keeps a copy of a replicated store, the step that it was at may be done on some copies
+only.  GlusterFS then refuses what it cannot decide until that machine is back (the hit fails, for
+``LIMITER_ON_ERROR``), and healed it shows both: what there was and what there was to be.  That is one of the
+states above, or one in which a slot has two names, which ``limiter.furnish`` ends; only if slots were just being
+removed, one of these may come back alone, and the application has that one until it is idle and swept again.
 """
 
 import errno
@@ -21,9 +27,9 @@ import posix
 
 from limiter.burst import Burst
 from limiter.fixed import Fixed
-from limiter.furnish import must_exist, one_each
+from limiter.furnish import must_exist, one_each, remove_empty, unlink, unused
 from limiter.hit import clock
-from limiter.limit import SECOND, SEGMENT, Limit, Sliding, is_held, is_name, make, number_of, time_of
+from limiter.limit import SECOND, SEGMENT, Limit, Sliding, is_name, number_of, time_of
 from limiter.store import Store, StoreError, failure, is_app, is_lost
 
 TYPE_CHECKING = False
@@ -41,7 +47,6 @@ _SLOT = ".slot-"
 _ASIDE = ".new-"
 # Of a directory from which slots are removed: the last shows none.
 _LISTINGS = 10
-_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 class Swept:
@@ -99,13 +104,32 @@ def sweep_app(store: Store, app: str, idle: float, clock: "Callable[[], int]" = 
     furniture = _furniture(store, app, int(idle * SECOND), now)
     if furniture is None:
         return False
+    _must_be_whole(store.root)
     # The last segment first: a hit looks for it only behind those before.
     for directory in sorted(furniture, reverse=True):
         if furniture[directory] and not _seize(store, directory, furniture[directory]):
             return False
-        if not _remove_empty(f"{store.root}/{directory}"):
+        if not remove_empty(f"{store.root}/{directory}"):
             return False
-    return _remove_empty(f"{store.root}/{app}")
+    return remove_empty(f"{store.root}/{app}")
+
+
+def _must_be_whole(root: str) -> None:
+    """Raise StoreError if one of the copies of a GlusterFS store is away.
+
+    What is removed meanwhile comes back with that copy, and until all are healed two machines can furnish it
+    at once, so that each of them has all its slots: 37 of 573 that were hit on two machines in the moment of such
+    a return.  (GlusterFS does not count ENOTEMPTY as a failure when it looks for a majority.)  Its
+    attribute for split-brain is there for every user, and EAGAIN when a copy is away.
+    """
+    if not hasattr(posix, "getxattr"):
+        return  # nor is there GlusterFS
+    try:
+        posix.getxattr(root, "replica.split-brain-status")
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            why = "A copy of the store is away: nothing is removed (sweep when it is back)"
+            raise StoreError(error.errno, why, root) from error
 
 
 def give_back(store: Store, directory: str) -> bool:
@@ -115,6 +139,9 @@ def give_back(store: Store, directory: str) -> bool:
     """
     before = _marks(store.names(directory))
     for unique in before[_SWEEP]:
+        if unique in before[_BACK]:
+            # A machine has died within this very renaming.  Both are one file, of which a rename does nothing.
+            unlink(f"{store.root}/{directory}/{_BACK}{unique}")
         store.rename(directory, _SWEEP + unique, _BACK + unique)
     # Only now it is certain of each of these sweeps whether it has been ended.
     names = store.names(directory)
@@ -124,13 +151,12 @@ def give_back(store: Store, directory: str) -> bool:
     for name in names:
         unique, _, slot = name[len(_SLOT) :].partition("-")
         if name.startswith(_SLOT) and (unique in after[_BACK] or not _is_known(unique, before, after)):
-            # To a name that it never had: a node that still knows the old one takes both for the same
-            # file, and then a rename does nothing.
-            later = make(time_of(slot) + 1, is_held(slot), number_of(slot))
-            store.rename(directory, name, later)
+            # Whoever knows an old name must not claim it; and a machine that still has one takes both for the
+            # same file, of which a rename does nothing.
+            store.rename(directory, name, unused(slot))
     for unique in after[_BACK]:
         # A slot that its sweeper was just seizing may have come after the listing: the next hit's affair.
-        _unlink(f"{store.root}/{directory}/{_BACK}{unique}")
+        unlink(f"{store.root}/{directory}/{_BACK}{unique}")
     return any([*before.values(), *after.values()]) or any([name.startswith(_SLOT) for name in names])
 
 
@@ -152,21 +178,13 @@ def _clear(store: Store, directory: str, unique: str) -> None:
     for _ in range(_LISTINGS):
         slots = [name for name in store.names(directory) if name.startswith(f"{_SLOT}{unique}-")]
         for name in slots:
-            _unlink(f"{store.root}/{directory}/{name}")
+            unlink(f"{store.root}/{directory}/{name}")
         if not slots:
             break
     else:
         return  # whatever keeps them there, the mark must stay beside them
-    _unlink(f"{store.root}/{directory}/{_GONE}{unique}")
-    _remove_empty(f"{store.root}/{directory}")
-
-
-def _unlink(path: str) -> None:
-    try:
-        posix.unlink(path)
-    except OSError as error:
-        if not is_lost(error):
-            raise failure(error, path) from error
+    unlink(f"{store.root}/{directory}/{_GONE}{unique}")
+    remove_empty(f"{store.root}/{directory}")
 
 
 def _furniture(store: Store, app: str, idle: int, now: int) -> "dict[str, list[str]] | None":
@@ -183,7 +201,7 @@ def _furniture(store: Store, app: str, idle: int, now: int) -> "dict[str, list[s
             names = _names(store, directory)
         since = now - max(idle, limit.window)
         if len(names) > limit.size(segment) and all(map(is_name, names)):
-            names = one_each(store, directory, sorted(names), limit.size(segment), since)
+            names = one_each(store, directory, sorted(names), limit.size(segment), since) or [""]
         if names and not _is_idle(limit, segment, names, since):
             return None
         furniture[directory] = names
@@ -220,11 +238,16 @@ def _limit(name: str) -> "tuple[Limit | None, int]":
 
 
 def _is_idle(limit: Limit, segment: int, names: "list[str]", since: int) -> bool:
-    """Whether these are all names of the directory, and each was taken at that time or before."""
-    if len(names) != limit.size(segment) or not all([is_name(name) for name in names]):
+    """Whether these are names of its slots, and each was taken at that time or before.
+
+    A slot may be missing for good, where a machine died while it removed them: then the others go, too.
+    """
+    if len(names) > limit.size(segment) or not all([is_name(name) for name in names]):
         return False
-    numbers = sorted([number_of(name) - segment * SEGMENT for name in names])
-    if isinstance(limit, Sliding) and numbers != list(range(limit.size(segment))):
+    numbers = {number_of(name) - segment * SEGMENT for name in names}
+    if isinstance(limit, Sliding) and (
+        len(numbers) < len(names) or not numbers <= set(range(limit.size(segment)))
+    ):
         return False
     return time_of(max(names)) <= since
 
@@ -276,20 +299,8 @@ def remove(path: str) -> bool:
     except (IsADirectoryError, PermissionError):
         for name in Store(path).names("."):
             remove(f"{path}/{name}")
-        return _remove_empty(path)
+        return remove_empty(path)
     except OSError as error:
-        if not is_lost(error):
-            raise failure(error, path) from error
-    return True
-
-
-def _remove_empty(path: str) -> bool:
-    """Remove a directory if it is empty; whether it has gone."""
-    try:
-        posix.rmdir(path)
-    except OSError as error:
-        if error.errno in _NOT_EMPTY:
-            return False
         if not is_lost(error):
             raise failure(error, path) from error
     return True

@@ -1,16 +1,41 @@
-"""A cluster for all tests that leave it as it was, once with each kind of replica."""
+"""Clusters for all tests that leave them as they were, and what all of it may take."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster.laboratory import Laboratory, cluster
 
+_MOST = 600
+"""Seconds that the tests of this package may take together."""
 
-@pytest.fixture(scope="package", params=["3", "3 arbiter 1"], ids=["replica3", "arbiter"])
-def cluster3(request: pytest.FixtureRequest) -> Iterator[Laboratory]:
-    """Three machines with one store, installed."""
-    with cluster(request.param) as made:
+
+@pytest.fixture(scope="package", autouse=True)
+def _within_ten_minutes() -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    took = time.monotonic() - begun
+    assert took <= _MOST, f"tests/cluster took {took:.0f} s, not {_MOST}"
+
+
+@pytest.fixture(scope="package")
+def cluster3() -> Iterator[Laboratory]:
+    """Three machines with one store, installed: replica 3."""
+    with cluster("3") as made:
         yield made
+
+
+@pytest.fixture(scope="package")
+def arbiter() -> Iterator[Laboratory]:
+    """The same with replica 3 arbiter 1: the third machine keeps the names only."""
+    with cluster("3 arbiter 1") as made:
+        yield made
+
+
+@pytest.fixture
+def kinds(cluster3: Laboratory, arbiter: Laboratory) -> list[Laboratory]:
+    """A cluster of each kind, for what is done on both at once."""
+    return [cluster3, arbiter]

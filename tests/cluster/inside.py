@@ -65,15 +65,15 @@ def furnish(root: str, limit: str, apps: str, mine: str, others: str) -> None:
     print(admitted)
 
 
-def sweep(root: str) -> None:
-    """Sweep what has been idle for its window, again and again until standard input ends.
+def sweep(root: str, idle: str) -> None:
+    """Sweep what has been idle for so many seconds, again and again until standard input ends.
 
     Print how many applications went, and how often the store failed.
     """
     removed = failed = 0
     while not select.select([sys.stdin], [], [], 0)[0]:
         try:
-            removed += sweep_store(Store(root), 0.0).removed
+            removed += sweep_store(Store(root), float(idle)).removed
         except StoreError:
             failed += 1
     print(removed, failed)

@@ -254,9 +254,13 @@ class Machine:
 
 
 class Laboratory:
-    """Machines on one network, and the control host: this one, from which the scripts are run."""
+    """Machines on one network, and the control host: this one, from which the scripts are run.
+
+    ``replica``: what the inventory says of the copies; empty before there is one.
+    """
 
     def __init__(self) -> None:
+        self.replica = ""
         self._space = _Space("--mount --net", _LABORATORY)
         pid = self._space.pid
         self.inside = ["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--net=/proc/{pid}/ns/net"]
@@ -288,6 +292,7 @@ class Laboratory:
 
     def write_inventory(self, replica: str, **changes: str) -> None:
         """Write the inventory: the machines that there are by now keep the copies."""
+        self.replica = replica
         lines = {
             "replica": replica,
             "volume": VOLUME,

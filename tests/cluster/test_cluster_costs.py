@@ -29,7 +29,6 @@ LATENCY_MOST = 1.15
 NEW = 1000
 
 
-@pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_a_hit_lists_and_renames_and_a_denied_one_lists_only(cluster3: Laboratory) -> None:
     """On the mount as on a local file system: no lookup of its own, no file opened."""
@@ -55,7 +54,6 @@ def _traced(machine: Machine) -> tuple[str, list[str]]:
     return answer.splitlines()[0].removeprefix("Status: "), calls
 
 
-@pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
 def test_a_hit_takes_as_long_as_its_two_calls(cluster3: Laboratory) -> None:
     """Measured in one process, in turn."""
     said = cluster3.machines[0].do_as_user(PYTHON, "-I", INSIDE, "latency", COPY, STORE, "30")
@@ -64,7 +62,6 @@ def test_a_hit_takes_as_long_as_its_two_calls(cluster3: Laboratory) -> None:
     assert of_hit <= LATENCY_MOST * of_calls
 
 
-@pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
 def test_two_machines_furnish_the_same_applications(cluster3: Laboratory) -> None:
     """Whoever comes first, the slots are there, all of them, once."""
     files = [f"{DISK}/history/furnisher{number}" for number in (1, 2)]

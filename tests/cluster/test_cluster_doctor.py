@@ -33,7 +33,6 @@ def _judge(output: str, tried: list[str]) -> None:
     assert "PASS  quorum          auto: more than half of the bricks\n" in output
 
 
-@pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
 def test_two_machines_that_meet_find_all_in_order(cluster3: Laboratory) -> None:
     """Each by itself and both together; and they leave nothing behind."""
     pair = cluster3.machines[:2]
@@ -55,10 +54,9 @@ def test_two_machines_that_meet_find_all_in_order(cluster3: Laboratory) -> None:
     assert not list(cluster3.machines[2].path(STORE).glob(".new-doctor-*"))
 
 
-@pytest.mark.parametrize("cluster3", ["3 arbiter 1"], indirect=True, ids=["arbiter"])
-def test_an_arbiter_is_in_order(cluster3: Laboratory) -> None:
+def test_an_arbiter_is_in_order(arbiter: Laboratory) -> None:
     """It counts for the quorum, as it is."""
-    done = cluster3.machines[0].run(*_doctor(STORE))
+    done = arbiter.machines[0].run(*_doctor(STORE))
     assert done.status == 0, done.output
     _judge(done.output, [])
     assert "PASS  replicas        3, one of them an arbiter\n" in done.output
@@ -90,7 +88,6 @@ def _split_volume(machine: Machine, other: Machine) -> Iterator[str]:
             it.do("rm", "-r", f"/var/brick/{SPLIT}")
 
 
-@pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"])
 def test_two_replicas_without_a_quorum_fail(cluster3: Laboratory) -> None:
     """Though every trial succeeds: it is the next cut that would break it."""
     first, second = cluster3.machines[:2]

@@ -17,10 +17,7 @@ from tests.cluster.laboratory import (
     wait_for,
 )
 
-pytestmark = [
-    pytest.mark.one_python,
-    pytest.mark.parametrize("cluster3", ["3"], indirect=True, ids=["replica3"]),
-]
+pytestmark = pytest.mark.one_python
 
 RECONNECT = 3
 """Seconds that one client may need more than another."""
