@@ -117,7 +117,8 @@ def playing(
 ) -> Iterator[Play]:
     """Play requests on these machines, or all, as long as the block lasts; the play is complete after it.
 
-    Each player asks for each of ``apps`` in turn.  ``offsets``, by machine, set its clock ahead, in microseconds.
+    Each player asks for each of ``apps`` in turn, as fast as the machines' other work lets it.
+    ``offsets``, by machine, set its clock ahead, in microseconds.
     """
     play = Play()
     files: list[tuple[Machine, Path]] = []
@@ -136,7 +137,7 @@ def playing(
                 player = [f"{DISK}/player.py", CHECK, history, str(offsets.get(machine.name, 0))]
                 player += [f"{DISK}/recorder.py", *([apps] if isinstance(apps, str) else apps)]
                 settings = [f"{name}={value}" for name, value in environ.items()]
-                command = [*AS_USER, "env", *settings, "python3", "-I", *player]
+                command = [*AS_USER, "nice", "env", *settings, "python3", "-I", *player]
                 players.append(subprocess.Popen(machine.command(*command), stdin=subprocess.PIPE))
                 files.append((machine, laboratory.path(history)))
         yield play

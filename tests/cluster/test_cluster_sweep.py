@@ -40,7 +40,7 @@ APPS = [f"brief{number}" for number in range(20)]
 IDLE = [f"idle{number}" for number in range(20)]
 
 LONG = "2/hour"
-OLD = [f"old{number}" for number in range(200)]
+OLD = [f"old{number}" for number in range(60)]
 """So many that a sweep of them takes seconds; of each there are only two hits in a play, whenever that is."""
 
 DAY = "86400"
