@@ -75,23 +75,29 @@ def one_each(
 ) -> "list[str] | None":
     """The newest name of each slot, of sorted names; None: somebody else was at one, list again.
 
-    A machine that dies within a rename may leave both names for good.  The older ones are removed, each by
-    one winner, before anybody may claim the newest: whoever still knows an older one only cannot claim that
-    any more.  While the newest is not older than ``since``, in microseconds, nobody can claim it.
+    A machine that dies within a rename may leave both names for good.  Then the newest is renamed to one
+    microsecond later, as a listing may show what is not there, or what is about to be given back; and the older
+    ones are removed, each by one winner, before anybody may claim it: whoever still knows an older one only cannot
+    claim that any more.  While the newest is not older than ``since``, in microseconds, nobody can claim it.
     """
     slots: dict[str, list[str]] = {}
     for name in filter(is_name, names):
         slots.setdefault(_slot(name, size), []).append(name)
-    for *older, newest in slots.values():
-        if older and time_of(newest) < since:
-            for name in older:
-                # One that was never taken may be that of a new directory by now: it must not be removed.
-                if not time_of(name):
-                    store.rename(directory, name, unused(newest))
-                    return None
-                if not unlink(f"{store.root}/{directory}/{name}"):
-                    return None
-    return sorted([there[-1] for there in slots.values()])
+    for known in slots.values():
+        *older, newest = known
+        if not older or time_of(newest) >= since:
+            continue
+        if not time_of(older[0]):
+            # It was never taken, and may be that of a new directory by now: it must not be removed.
+            store.rename(directory, older[0], unused(newest))
+            return None
+        known[-1] = make(time_of(newest) + 1, False, number_of(newest))
+        if not store.rename(directory, newest, known[-1]):
+            known[-1] = newest  # which nobody can claim
+            continue
+        if not all([unlink(f"{store.root}/{directory}/{name}") for name in older]):
+            return None
+    return sorted([known[-1] for known in slots.values()])
 
 
 def unused(name: str) -> str:

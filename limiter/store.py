@@ -47,9 +47,9 @@ then each .slot-UNIQUE-SLOT to a SLOT of up to a millisecond later, at random, u
 then it does what the sweeper would (``limiter.sweep``).
 
 A machine that dies within a rename on a replicated file system may leave a slot there under both
-names.  The newest counts.  Once that is more than a window old, a hit removes the older ones before it claims
-the newest, and lists again if another was faster.  One of 0 it does not remove, as it could be a new
-directory's, but renames to up to a millisecond after the newest, at random.
+names.  The newest counts.  Once that is more than a window old, a hit renames it to one microsecond later, and if it
+wins that removes the older ones before it claims it; if another was faster there it lists again.  One of 0 it does
+not remove, as it could be a new directory's, but renames to up to a millisecond after the newest, at random.
 
 No lock is needed, and there is nothing to repair: between any two system calls the store is
 in a valid state.
