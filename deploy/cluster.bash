@@ -28,8 +28,12 @@ readonly KEYS=(
 readonly ROLES=(storage client director standby)
 readonly KEEPALIVED=/etc/keepalived/keepalived.conf
 
-fail() {
+complain() {
   printf '%s: %s%s\n' "$program" "${node:+$node: }" "$*" >&2
+}
+
+fail() {
+  complain "$@"
   exit 1
 }
 
@@ -268,19 +272,32 @@ there() {
   "$@"
 }
 
-# tell MACHINE FUNCTION ARGUMENT...: the same, and show what it says
+# tell MACHINE FUNCTION ARGUMENT...: the same, and show what it says, or that the machine says nothing
 tell() {
-  local line
+  local line reached=''
   while IFS= read -r line; do
-    [[ $line != '+ '* ]] || changed=yes
-    printf '%s: %s\n' "$1" "$line"
-  done < <(send "$@")
+    if [[ $reached ]]; then
+      [[ $line != '+ '* ]] || changed=yes
+      printf '%s: %s\n' "$1" "$line"
+    fi
+    reached=yes
+  done < <(send "$1" answer "${@:2}")
+  [[ $reached ]] || {
+    complain "$1 cannot be reached (remote=$remote)"
+    return 1
+  }
   wait "$!"
+}
+
+# answer FUNCTION ARGUMENT...: first of all with an empty line
+answer() {
+  echo
+  "$@"
 }
 
 # on MACHINE FUNCTION ARGUMENT...: the same, which must succeed
 on() {
-  tell "$@" || fail "$1 is not in order, or cannot be reached: correct that and run this again"
+  tell "$@" || fail "$1 is not in order: correct that and run this again"
 }
 
 # What is done on a machine

@@ -1,46 +1,37 @@
-"""The deploy script of the hot-standby pair, as far as it needs no machine: what it writes, says and refuses."""
+"""The deploy script of the hot-standby pair, as far as it needs no machine: what it renders, refuses and plans."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.places import REPOSITORY
+from tests.deploying import (
+    KEEPALIVED,
+    Change,
+    Script,
+    keepalived,
+    line_of,
+    parts_of,
+    write_inventory,
+    write_rocky,
+)
 
 pytestmark = pytest.mark.one_python
 
-STANDBY = REPOSITORY / "deploy/standby/standby"
-EXAMPLE = REPOSITORY / "deploy/cluster.conf.example"
-RENDERED = REPOSITORY / "tests/rendered"
-KEEPALIVED = "/etc/keepalived/keepalived.conf"
+STANDBY = Script("standby")
 TAKEOVER = "/usr/libexec/keepalived/access-limiter-takeover"
 
-# Becomes both machines, of RHEL's family and without keepalived: $1 has the tools of such a one.
-_ROCKY = """
-printf 'ID="rocky"\\nID_LIKE="rhel centos fedora"\\n' >"$1/os-release"
-mount --bind "$1/os-release" "$(realpath /etc/os-release)"
-mkdir "$1/sbin"
-mount -t tmpfs tmpfs "$1/sbin"
-mkdir "$1/sbin/upper" "$1/sbin/work"
-mount -t overlay overlay -o "lowerdir=/usr/sbin,upperdir=$1/sbin/upper,workdir=$1/sbin/work" /usr/sbin
-rm -f /usr/sbin/keepalived
-umount -l "$1/sbin"
-rmdir "$1/sbin"
+_ROCKY_TOOLS = {"firewall-cmd": '[ "$2" = --state ]', "curl": "exit 0", "systemctl": "exit 1"}
+_ROCKY_ADDRESSES = """
 ip link add eth0 type bridge
 ip address add 192.0.2.11/24 dev eth0
 ip address add 192.0.2.12/24 dev eth0
 ip link set eth0 up
-PATH=$1:/usr/sbin:/usr/bin:/sbin:/bin exec "$2" install --dry-run --inventory "$3"
 """
-_ROCKY_TOOLS = {"firewall-cmd": '[ "$2" = --state ]', "curl": "exit 0", "systemctl": "exit 1"}
-
-Change = tuple[str, str]
 
 # The example is a load balancer's.
 _PAIR: list[Change] = [("#standby=", "standby="), ("director=", "#director=")]
@@ -50,68 +41,22 @@ _VARIANTS: dict[str, list[Change]] = {
 }
 
 
-def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [STANDBY, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-
-
-def _write(path: Path, *changes: Change) -> Path:
-    text = EXAMPLE.read_text()
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    inventory = path / "cluster.conf"
-    inventory.write_text(text)
-    return inventory
-
-
-def _render(path: Path, *changes: Change) -> str:
-    done = _run("render", "--inventory", _write(path, *changes))
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def _parts(rendered: str) -> dict[tuple[str, str], str]:
-    """What is rendered, by machine and path."""
-    parts = re.split(r"^== (.*?): (.*)\n", rendered, flags=re.MULTILINE)
-    return {(parts[at], parts[at + 1]): parts[at + 2] for at in range(1, len(parts), 3)}
-
-
-def _keepalived(file: Path) -> tuple[int, str]:
-    """What keepalived says of it, where there is such an interface, in a network of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make a network")
-    if not shutil.which("keepalived", path="/usr/sbin:/sbin"):
-        pytest.skip("keepalived is missing (package keepalived)")
-    # Its test ends itself by SIGTERM where a script's user is not root.
-    script = "ip link add eth0 type bridge; trap '' TERM; exec keepalived -t -f \"$0\""
-    done = subprocess.run(
-        ["unshare", "--net", "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-ec", script, file],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize("variant", _VARIANTS)
 def test_what_is_rendered(tmp_path: Path, variant: str) -> None:
     """It is what was looked at, and put into tests/rendered."""
-    assert _render(tmp_path, *_VARIANTS[variant]) == (RENDERED / f"standby-{variant}").read_text()
+    assert STANDBY.render(tmp_path, *_VARIANTS[variant]) == STANDBY.rendered(variant)
 
 
 @pytest.mark.parametrize("variant", _VARIANTS)
 @pytest.mark.parametrize("machine", ["web1", "web2"])
 def test_keepalived_takes_it(tmp_path: Path, variant: str, machine: str) -> None:
     """Without a word, and it refuses the same with an error in it."""
-    text = _parts(_render(tmp_path, *_VARIANTS[variant]))[machine, KEEPALIVED]
+    text = parts_of(STANDBY.render(tmp_path, *_VARIANTS[variant]))[machine, KEEPALIVED]
     file = tmp_path / "keepalived.conf"
     file.write_text(text)
-    assert _keepalived(file) == (0, "")
+    assert keepalived(file) == (0, "")
     file.write_text(text.replace("vrrp_instance", "vrrp_instanze"))
-    assert _keepalived(file)[0] == 5
+    assert keepalived(file)[0] == 5
 
 
 @pytest.mark.parametrize("variant", _VARIANTS)
@@ -136,14 +81,14 @@ def test_mistake_of_the_first_description_is_not_there(
     tmp_path: Path, variant: str, mistake: str
 ) -> None:
     """Nor is what it lacked missing, on either machine."""
-    parts = _parts(_render(tmp_path, *_VARIANTS[variant]))
+    parts = parts_of(STANDBY.render(tmp_path, *_VARIANTS[variant]))
     for machine in ("web1", "web2"):
         assert not re.search(mistake, parts[machine, KEEPALIVED], re.MULTILINE)
 
 
 def test_both_machines_run_the_same_script_and_after_a_split_brain_again(tmp_path: Path) -> None:
     """Under one name, with the same arguments; and it is the script that is installed."""
-    parts = _parts(_render(tmp_path, *_VARIANTS["aws"]))
+    parts = parts_of(STANDBY.render(tmp_path, *_VARIANTS["aws"]))
     notified = [re.findall(r"notify\S* .*", parts[it, KEEPALIVED]) for it in ("web1", "web2")]
     call = f'"{TAKEOVER} 192.0.2.100 203.0.113.10 eth0" root'
     assert notified[0] == notified[1] == [f"notify_master {call}", f"notify_master_rx_lower_pri {call}"]
@@ -152,7 +97,7 @@ def test_both_machines_run_the_same_script_and_after_a_split_brain_again(tmp_pat
 
 def test_takeover_has_no_mistake_of_the_first_description() -> None:
     """Metadata by a token and with errors seen; reassignment in one step each; then a look."""
-    text = re.sub(r"\\\n\s*", "", (STANDBY.parent / "takeover").read_text())
+    text = re.sub(r"\\\n\s*", "", (STANDBY.path.parent / "takeover").read_text())
     assert "-X PUT" in text
     assert all(" -fsS " in line for line in text.splitlines() if re.match(r"\s+curl ", line))
     assert "placement/region" in text
@@ -164,9 +109,9 @@ def test_takeover_has_no_mistake_of_the_first_description() -> None:
 
 def test_policy_is_json_that_names_calls_and_resources(tmp_path: Path) -> None:
     """Only what reads may name everything: there AWS knows no resources."""
-    rendered = _parts(_render(tmp_path, *_VARIANTS["aws"]))
+    rendered = parts_of(STANDBY.render(tmp_path, *_VARIANTS["aws"]))
     policy = json.loads(rendered["AWS", "policy of the role of both instances"])
-    assert policy == json.loads((STANDBY.parent / "policy.json").read_text())
+    assert policy == json.loads((STANDBY.path.parent / "policy.json").read_text())
     for statement in policy["Statement"]:
         actions = statement["Action"]
         reads = all(":Describe" in it for it in ([actions] if isinstance(actions, str) else actions))
@@ -185,11 +130,8 @@ def test_policy_is_json_that_names_calls_and_resources(tmp_path: Path) -> None:
 )
 def test_mistake_in_the_inventory_is_named(tmp_path: Path, old: str, new: str, why: str) -> None:
     """With its line."""
-    inventory = _write(tmp_path, *_VARIANTS["aws"], (old, new))
-    line = inventory.read_text().rpartition(f"{new}\n")[0].count("\n") + 1
-    done = _run("render", "--inventory", inventory)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"standby: {inventory}, line {line}: {why}\n"
+    said = STANDBY.refusal(tmp_path, *_VARIANTS["aws"], (old, new))
+    assert said == f"standby: cluster.conf, line {line_of(old, new)}: {why}\n"
 
 
 @pytest.mark.parametrize(
@@ -209,24 +151,16 @@ def test_inventory_that_makes_no_pair_is_refused(
     tmp_path: Path, changes: list[Change], why: str
 ) -> None:
     """With what it lacks."""
-    inventory = _write(tmp_path, *_VARIANTS["aws"], *changes)
-    done = _run("render", "--inventory", inventory)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"standby: {inventory}: {why}\n"
+    said = STANDBY.refusal(tmp_path, *_VARIANTS["aws"], *changes)
+    assert said == f"standby: cluster.conf: {why}\n"
 
 
 def test_rocky_gets_its_own_packages_and_its_firewall_is_opened(tmp_path: Path) -> None:
     """What would be done, on a machine that is as RHEL's family is."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make such a machine")
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    for name, script in _ROCKY_TOOLS.items():
-        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tools / name).chmod(0o755)
-    inventory = _write(tmp_path, *_VARIANTS["premises"])
+    rocky = write_rocky(tmp_path, _ROCKY_TOOLS, "keepalived", _ROCKY_ADDRESSES)
+    inventory = write_inventory(tmp_path, *_VARIANTS["premises"])
     done = subprocess.run(
-        ["unshare", "--net", "--mount", "sh", "-ec", _ROCKY, "sh", tools, STANDBY, inventory],
+        [*rocky, STANDBY.path, "install", "--dry-run", "--inventory", inventory],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

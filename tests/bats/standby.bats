@@ -46,11 +46,6 @@ takeover() {
 }
 
 @test "what is called wrongly is told so, with 2" {
-  for arguments in '' destroy 'install web1' 'failover --force' 'check --inventory'; do
-    # shellcheck disable=SC2086 # words
-    run -2 "$standby" $arguments
-    [[ $output == 'standby: '*" (see $standby --help)" ]]
-  done
   for arguments in '' '192.0.2.100 203.0.113.10' '192.0.2.100 x eth0' 'x 203.0.113.10 eth0' \
     '192.0.2.100 203.0.113.10 eth0;id' '--fast 192.0.2.100 203.0.113.10 eth0' \
     '--deadline soon 192.0.2.100 203.0.113.10 eth0'; do
@@ -79,14 +74,11 @@ takeover() {
 
 @test "machines that are not reached are named, and none is changed" {
   echo remote=false >>cluster.conf
-  for command in check install failover failback; do
+  for command in failover failback status; do
     run -1 "$standby" "$command" --inventory cluster.conf
+    [[ $output == *'standby: web1 cannot be reached (remote=false)'*'standby: web2 cannot be reached'*'nobody holds 192.0.2.100'* ]]
     [[ $output != *+* ]]
   done
-  run -1 "$standby" status --inventory cluster.conf
-  [[ $output == *'standby: web1 cannot be reached (remote=false)'*'standby: web2 cannot be reached'*'nobody holds 192.0.2.100'* ]]
-  run -1 "$standby" remove --inventory cluster.conf
-  [[ $output == 'standby: web2 is not in order, or cannot be reached: '* ]]
 }
 
 @test "nothing in the inventory is executed" {

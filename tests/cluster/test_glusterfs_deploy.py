@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -23,16 +22,12 @@ from tests.cluster.laboratory import (
     laboratory,
     wait_for,
 )
+from tests.deploying import steps
 from tests.places import REPOSITORY
 
 pytestmark = pytest.mark.one_python
 
 _PLACES = ("etc", "var/mnt", "brick")
-
-
-def _steps(text: str) -> list[str]:
-    """The commands said to be run, without the names of scratch directories."""
-    return [re.sub(r"/tmp/tmp\.\w+", "", line) for line in text.splitlines() if ": + " in line]
 
 
 def _written(made: Laboratory) -> dict[str, float]:
@@ -67,7 +62,7 @@ def test_cluster_comes_into_being_once() -> None:
         assert "Nothing changed: this was a dry run.\n" in planned
         assert _written(made) == written
         done = _deploy(made, "install")
-        assert _steps(done) == _steps(planned)
+        assert steps(done) == steps(planned)
         assert f"LIMITER_ROOT is {STORE}" in done
         for machine in made.machines:
             assert f"{machine.name}: a file made here is seen everywhere" in done
@@ -85,7 +80,7 @@ def test_cluster_comes_into_being_once() -> None:
         written = _written(made)
         again = _deploy(made, "install")
         assert "Nothing changed: all is in order.\n" in again
-        assert _steps(again) == []
+        assert steps(again) == []
         assert _written(made) == written
         assert made.machines[0].gluster("volume", "info", VOLUME) == info.replace("\r", "")
         assert _deploy(made, "status").endswith("All is in order.\n")
@@ -93,10 +88,10 @@ def test_cluster_comes_into_being_once() -> None:
 
         made.machines[0].do("systemctl", "stop", HEALER)
         assert f"web1: {HEALER} does not run" in _refusal(made, "status")
-        assert _steps(_deploy(made, "install")) == [f"web1: + systemctl enable --now {HEALER}"]
+        assert steps(_deploy(made, "install")) == [f"web1: + systemctl enable --now {HEALER}"]
         made.machines.reverse()
         made.write_inventory("3")
-        assert f"web1: + systemctl disable --now {HEALER}" in _steps(_deploy(made, "install"))
+        assert f"web1: + systemctl disable --now {HEALER}" in steps(_deploy(made, "install"))
         assert [it.run("systemctl", "is-active", HEALER).status for it in made.machines] == [0, 1, 1]
 
 
@@ -148,7 +143,7 @@ def test_a_machine_joins_and_another_takes_the_place_of_a_lost_one() -> None:
         assert _refusal(made, "status")
         plan = _deploy(made, "replace-node", lost.name, new.name, new.address, "--dry-run")
         done = _deploy(made, "replace-node", lost.name, new.name, new.address)
-        assert _steps(plan) == _steps(done)
+        assert steps(plan) == steps(done)
         wait_for(lambda: made.deploy("status").status == 0, "the new machine's copy is whole", 60)
         copy = new.path(f"{BRICK}/brick/store/{directory}")
         assert sorted(os.listdir(copy)) == slots
@@ -164,7 +159,7 @@ def test_a_machine_joins_and_another_takes_the_place_of_a_lost_one() -> None:
         emptied.kill_brick()
         emptied.do("rm", "-r", BRICK)
         assert f"the copy in {BRICK} is gone" in _refusal(made, "install")
-        assert _steps(_deploy(made, *itself, "--dry-run")) == _steps(_deploy(made, *itself))
+        assert steps(_deploy(made, *itself, "--dry-run")) == steps(_deploy(made, *itself))
         wait_for(lambda: made.deploy("status").status == 0, "the copy is whole again", 60)
         assert sorted(os.listdir(emptied.path(f"{BRICK}/brick/store/{directory}"))) == slots
         assert "Nothing changed" in _deploy(made, "install")

@@ -1,0 +1,65 @@
+"""deploy/loadbalancer/sorry: the answer of a director while no web server can admit."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection
+
+import pytest
+
+from tests.cluster.laboratory import wait_for
+from tests.places import PYTHON, REPOSITORY
+
+pytestmark = pytest.mark.one_python
+
+SORRY = REPOSITORY / "deploy/loadbalancer/sorry"
+
+
+@pytest.fixture(scope="module")
+def sorry() -> Iterator[int]:
+    """The port on which the answer is given that no web server can admit."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    with subprocess.Popen([PYTHON, SORRY, str(port)]) as process:
+        wait_for(lambda: _is_open(port), "it listens")
+        yield port
+        process.terminate()
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE"])
+def test_while_none_can_admit_the_answer_is_503(sorry: int, method: str) -> None:
+    """Whatever is asked, even with a body that is longer than all buffers; as JSON, like all other answers."""
+    connection = HTTPConnection("127.0.0.1", sorry)
+    connection.request(method, "/cgi-bin/check.py?app_id=acme", b" " * 10_000_000)
+    answer = connection.getresponse()
+    assert (answer.status, answer.reason) == (503, "Service Unavailable")
+    assert answer.getheader("Retry-After") == "1"
+    assert answer.getheader("Cache-Control") == "no-store"
+    assert answer.getheader("Content-Type") == "application/json; charset=utf-8"
+    assert answer.read() == (b"" if method == "HEAD" else b'{"message": "Service Unavailable"}')
+    connection.close()
+
+
+def test_who_says_nothing_keeps_nobody_waiting(sorry: int) -> None:
+    """Nor who says too much; they are let go."""
+    with ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", sorry))) for _ in range(200)
+        ]
+        verbose = stack.enter_context(socket.create_connection(("127.0.0.1", sorry)))
+        verbose.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000)
+        connection = HTTPConnection("127.0.0.1", sorry)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 503
+        connection.close()
+        with suppress(ConnectionResetError):
+            assert verbose.recv(1) == b""
+        assert [client.recv(1) for client in silent] == [b""] * len(silent)
