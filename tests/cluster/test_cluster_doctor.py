@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.cluster.laboratory import AS_USER, COPY, STORE, USER, VOLUME, Laboratory, Machine
+from tests.doctoring import JOINT, LATENCIES, TRIALS, levels
 from tests.places import PYTHON
-from tests.test_doctor import JOINT, LATENCIES, TRIALS, levels
 
 pytestmark = pytest.mark.one_python
 

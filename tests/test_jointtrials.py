@@ -1,0 +1,92 @@
+"""What the doctor says of two nodes that meet."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+
+import pytest
+
+from limiter import jointtrials
+from limiter.doctor import doctor
+from limiter.meeting import Meeting
+from tests.breaking import breaking_mount
+from tests.doctoring import JOINT, LATENCIES, TRIALS, end, levels, start
+
+MEET = "doctor(root, meet=True)"
+ONLY_MEET = "TRIALS.clear() or module.doctor(root, meet=True)"
+
+
+def test_two_that_meet_try_each_other(root: str) -> None:
+    first = start(root, MEET)
+    second = start(root, MEET)
+    for status, output, log in (end(first), end(second)):
+        assert (status, log) == (0, "")
+        assert levels(output) == [
+            (what, "PASS") for what in ["file system", "directory", *TRIALS, *LATENCIES, *JOINT]
+        ]
+        assert f"two nodes: {os.uname().nodename} and {os.uname().nodename}\n" in output
+    assert os.listdir(root) == []
+
+
+def _meet(root: str, monkeypatch: pytest.MonkeyPatch, patience: float) -> int:
+    monkeypatch.setattr("limiter.doctor._PATIENCE", patience)
+    monkeypatch.setattr("limiter.doctor.TRIALS", [])
+    return doctor(root, meet=True)
+
+
+def test_who_stays_alone_says_so(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _meet(root, monkeypatch, 0.1) == 2
+    assert "The other node has been silent for 0.1 s" in capsys.readouterr().err
+    assert os.listdir(root) == []
+
+
+@pytest.mark.one_python
+@pytest.mark.parametrize("flaw", ["several winners", "old listings"])
+def test_two_nodes_find_a_flaw_together(flaw: str) -> None:
+    with breaking_mount(flaw) as point:
+        both = [start(point, ONLY_MEET) for _ in range(2)]
+        for status, output, _ in map(end, both):
+            joint = levels(output.partition("two nodes")[2].partition("\n")[2])
+            assert ("rename" if flaw == "several winners" else "news", "FAIL") in joint
+            assert status == 1
+
+
+def test_clocks_apart_are_told(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By as much as they are."""
+
+    class Clock:
+        monotonic, perf_counter, time_ns, sleep = (
+            time.monotonic,
+            time.perf_counter,
+            time.time_ns,
+            time.sleep,
+        )
+
+        @staticmethod
+        def time() -> float:
+            return time.time() + 2 * (threading.current_thread() is ahead)
+
+    found: list[tuple[str, str, str, str]] = []
+
+    def meet() -> None:
+        found.extend(jointtrials._clocks(Meeting(root, 10)))
+
+    monkeypatch.setattr(jointtrials, "time", Clock)
+    ahead, right = threading.Thread(target=meet), threading.Thread(target=meet)
+    for thread in (ahead, right):
+        thread.start()
+    for thread in (ahead, right):
+        thread.join()
+    for level, what, text, _ in found:
+        assert (level, what) == ("WARN", "clocks")
+        match = re.fullmatch(
+            r"the other node's is ([\d.]+) ms off this node's, within ([\d.]+) ms", text
+        )
+        assert match is not None
+        assert abs(float(match[1]) - 2000) <= float(match[2]) + 0.1
+    assert len(found) == 2
