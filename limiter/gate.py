@@ -83,10 +83,9 @@ class Gate:
         app_id: str,
         hit: "Callable[[str, str], Decision]",
     ) -> "Verdict":
-        denial = self._denial(app_id)
-        if denial is not None:
-            return TOO_MANY_REQUESTS, denial
-        return self._breakers[self._root(app_id)].call(decide, settings, app_id, hit)
+        return self._denied(app_id) or self._breakers[self._root(app_id)].call(
+            decide, settings, app_id, hit
+        )
 
     def _from_memory(
         self,
@@ -95,16 +94,17 @@ class Gate:
         app_id: str,
         hit: "Callable[[str, str], Decision]",
     ) -> "Verdict":
-        denial = self._denial(app_id)
-        if denial is None:
+        denied = self._denied(app_id)
+        if denied is None:
             raise Undecided(app_id)
-        return TOO_MANY_REQUESTS, denial
+        return denied
 
-    def _denial(self, app_id: str) -> "Decision | None":
+    def _denied(self, app_id: str) -> "Verdict | None":
         if self._settings.apps:
             return None  # the limit may have changed, and only the register knows
         limiter = self._limiter(self._settings.limits, app_id)
-        return None if limiter is None else limiter.recall(app_id)
+        denial = None if limiter is None else limiter.recall(app_id)
+        return None if denial is None else (TOO_MANY_REQUESTS, denial)
 
     def hit(self, limits: str, app_id: str) -> "Decision":
         """Count a hit against these limits.  Raises ValueError for bad ones, StoreError."""
