@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.limiting import Calls, Clock
 from tests.places import install, new_root
 
 # How long an example takes says something of the machine, and nothing of the limiter.
@@ -68,3 +69,15 @@ def clean_environ(**variables: str) -> dict[str, str]:
     """An environment without this one's settings."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LIMITER_")}
     return {**environ, **variables}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still."""
+    return Clock()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """A counter of system calls."""
+    return Calls(monkeypatch)

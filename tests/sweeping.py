@@ -1,0 +1,30 @@
+"""What tests of sweeping share: applications of a known age."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from limiter.limiter import Limiter
+from limiter.sweep import DAY
+
+SECOND = 1_000_000
+NOW = 1_513_123_456_123_456
+LATER = NOW + 2 * int(DAY) * SECOND
+"""When what was hit at NOW is idle."""
+
+ALL_KINDS = "3/second;70/minute;2/hour fixed;5/minute burst 6"
+
+
+def days_later(days: float) -> Callable[[], int]:
+    return lambda: NOW + int(days * DAY) * SECOND
+
+
+def hit_at(root: str, limits: str, app: str = "acme", count: int = 1, now: int = NOW) -> None:
+    limiter = Limiter(root, limits, clock=lambda: now)
+    for _ in range(count):
+        assert limiter.hit(app)
+
+
+def entries(root: str) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in Path(root).rglob("*"))

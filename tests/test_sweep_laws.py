@@ -1,0 +1,189 @@
+"""The laws while a sweeper removes what is a window old; and after one that was killed at any of its calls."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tests.history
+from limiter.burst import Burst
+from limiter.hit import clock
+from limiter.limit import Limit
+from limiter.limiter import Limiter
+from limiter.notation import parse
+from limiter.store import Store
+from limiter.sweep import DAY, give_back, sweep_store
+from tests.faults import kill, play
+from tests.history import History, Recorder, judge_l1, judge_s1, only
+from tests.sweeping import LATER, SECOND, entries, hit_at
+
+KILLED = [
+    ("1/second", 1),
+    ("3/second", 3),
+    ("66/second", 66),
+    ("3/second fixed", 2),
+    ("3/second burst 4", 1),
+    ("3/second;4/minute", 1),
+]
+
+
+def _swept_until_killed(store: str, limits: str, before: int) -> Iterator[str]:
+    """So many stores, each left by a sweeper that was killed at another call."""
+    for number in itertools.count():
+        path = f"{store}/{number}"
+        os.mkdir(path)
+        hit_at(path, limits, count=before)
+        ended = play(partial(sweep_store, Store(path), DAY, lambda: LATER), number, kill)
+        if not ended.killed:
+            assert not ended.struck
+            assert number > 5
+            return
+        yield path
+
+
+@pytest.mark.parametrize(("limits", "before"), KILLED)
+def test_after_sigkill_the_next_hits_find_every_slot(root: str, limits: str, before: int) -> None:
+    """S1 and L1: exactly the quota is admitted, and nothing is to be repaired."""
+    for store in _swept_until_killed(root, limits, before):
+        after = Limiter(store, limits, clock=lambda: LATER)
+        admitted = 0
+        while after.hit("acme"):
+            admitted += 1
+        assert admitted == min(limit.quota for limit in parse(limits))
+        assert not [name for name in entries(f"{store}/acme") if "/." in name]
+
+
+@pytest.mark.parametrize(("limits", "before"), KILLED)
+def test_after_sigkill_the_next_sweeps_remove_all_the_same(root: str, limits: str, before: int) -> None:
+    for store in _swept_until_killed(root, limits, before):
+        for path in Path(store).glob(".new-*"):
+            os.utime(path, (0, 0))
+        sweep_store(Store(store), DAY, lambda: LATER)
+        assert entries(store) == []
+
+
+def test_a_hit_killed_while_it_gives_back_leaves_it_to_the_next(root: str) -> None:
+    """At each of its calls in turn."""
+    for number in range(1000):
+        store = f"{root}/{number}"
+        os.mkdir(store)
+        hit_at(store, "3/second")
+        directory = f"{store}/acme/3-per-1s"
+        for name in os.listdir(directory):
+            os.rename(f"{directory}/{name}", f"{directory}/.slot-dead-{name}")
+        Path(directory, ".sweep-dead").touch()
+        victim = Limiter(store, "3/second", clock=lambda: LATER)
+        ended = play(partial(victim.hit, "acme"), number, kill)
+        after = Limiter(store, "3/second", clock=lambda: LATER)
+        admitted = 0
+        while after.hit("acme"):
+            admitted += 1
+        counted = 3 - admitted
+        assert counted <= 1
+        assert counted or ended.killed
+        if not ended.killed:
+            break
+    assert number > 5
+
+
+def test_giving_back_what_is_not_there_is_nothing(root: str) -> None:
+    hit_at(root, "3/second")
+    before = entries(root)
+    give_back(Store(root), "acme/3-per-1s")
+    give_back(Store(root), "acme/none")
+    assert entries(root) == before
+
+
+SPEED = 40
+"""How much faster than time their clocks go: a window of a second takes a fortieth."""
+HITTERS = 4
+MICROSECONDS = 2 * SECOND * SPEED
+BEGAN = clock()
+
+_fork = multiprocessing.get_context("fork")
+
+
+def _fast_clock() -> int:
+    return BEGAN + (clock() - BEGAN) * SPEED
+
+
+def _idle_after(limit: Limit) -> float:
+    """Seconds after which a limit that is full is as old as its window: of a bucket, once it has filled."""
+    return (2 if isinstance(limit, Burst) else 1) * limit.window / SECOND
+
+
+def _hit_for_a_while(root: str, text: str) -> History:
+    """Hit until denied, then let the slots grow old, again and again."""
+    tests.history.clock = _fast_clock  # type: ignore[attr-defined]
+    rename = Store.rename
+    recorder = Recorder(root, text)
+    recording = Store.rename
+
+    def without_what_is_given_back(store: Store, directory: str, old: str, new: str) -> bool:
+        return (rename if "." in old[0] + new[0] else recording)(store, directory, old, new)
+
+    Store.rename = without_what_is_given_back  # type: ignore[assignment, method-assign]
+    generator = random.Random(os.getpid())
+    end = _fast_clock() + MICROSECONDS
+    while _fast_clock() < end or not recorder.history.denied:
+        while recorder.hit("acme"):
+            pass
+        time.sleep(generator.uniform(0.9, 1.8) * _idle_after(only(text)) / SPEED)
+    return recorder.history
+
+
+def _sweep_for_a_while(root: str, _: str) -> int:
+    """Sweep, without a pause, whatever is as old as its window; how often something was."""
+    removed = 0
+    end = _fast_clock() + MICROSECONDS
+    while _fast_clock() < end or not removed:
+        removed += sweep_store(Store(root), 0, _fast_clock).removed
+    return removed
+
+
+def _work(work: Callable[[str, str], History | int], root: str, text: str, results: Queue[Any]) -> None:
+    try:
+        results.put(work(root, text))
+    except Exception as error:
+        results.put(error)
+
+
+@pytest.mark.one_python
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("text", ["10/second", "3/second fixed", "1/second", "20/second burst 20"])
+def test_the_laws_hold_while_a_sweeper_removes_what_is_a_window_old(
+    any_root: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S1 and L1, exactly, with an application that goes and comes back all the time."""
+    # Anew for each: an hour of the fast clock ahead, what is being furnished would look like a leftover.
+    monkeypatch.setattr("tests.test_sweep_laws.BEGAN", clock())
+    results: Queue[Any] = _fork.Queue()
+    works = [*[_hit_for_a_while] * HITTERS, _sweep_for_a_while]
+    workers = [_fork.Process(target=_work, args=(work, any_root, text, results)) for work in works]
+    for worker in workers:
+        worker.start()
+    parts = [results.get(timeout=120) for _ in workers]
+    for worker in workers:
+        worker.join()
+    together, removed = History(), 0
+    for part in parts:
+        if isinstance(part, Exception):
+            raise part
+        if isinstance(part, int):
+            removed += part
+        else:
+            together.admitted += part.admitted
+            together.denied += part.denied
+    judge_s1(only(text), together)
+    judge_l1(only(text), together)
+    assert removed
