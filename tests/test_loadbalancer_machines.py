@@ -135,10 +135,14 @@ class Machines:
             machine.do("firewall-cmd", "-q", "--permanent", "--add-service=http")
             machine.do("firewall-cmd", "-q", "--reload")
 
-    def become(self, distribution: str, tools: dict[str, str]) -> None:
-        """Be machines of that distribution, without the packages."""
+    def have(self, tools: dict[str, str]) -> None:
+        """Find these before those of the system."""
         for name, text in tools.items():
             self._put(f"{DISK}/bin/{name}", text)
+
+    def become(self, distribution: str, tools: dict[str, str]) -> None:
+        """Be machines of that distribution, without the packages."""
+        self.have(tools)
         for machine in self.all:
             disk = f"{DISK}/{machine.name}"
             machine.do("mkdir", f"{disk}/sbin", f"{disk}/sbin.work")
@@ -415,6 +419,31 @@ def test_what_is_in_the_way_is_found(machines: Machines) -> None:
     machines.servers[0] = machines.serve(web, 503)
     refused("lb1: web1 answers /cgi-bin/health.py with HTTP/1.0 503 Service Unavailable")
     assert (machines.written(), machines.state()) == (written, state)
+
+
+# Once, after a look whether the address is there, it is, as if keepalived had just taken it.
+_JUST_TAKEN = f"""#!/bin/sh
+/usr/sbin/ip "$@" || exit
+case "$*" in
+  *"address show dev eth0 to {_VIP}")
+    if rm /etc/look-1 2>/dev/null; then
+      ! test -e /etc/look-2 || mv /etc/look-2 /etc/look-1
+      test -e /etc/look-1 || /usr/sbin/ip address add {_VIP}/32 dev eth0
+    fi
+    ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_address_may_be_taken_between_two_looks(machines: Machines, looks: int) -> None:
+    """After the director's own first, and after the one of whoever compares both."""
+    second = machines.directors[1]
+    machines.have({"ip": _JUST_TAKEN})
+    for look in range(looks):
+        second.path(f"/etc/look-{look + 1}").touch()
+    assert machines.do("check").endswith("lb2: ready\n")
+    assert machines.holders() == ["lb2"]
 
 
 def test_firewalld_lets_in_what_it_must(machines: Machines) -> None:
