@@ -212,6 +212,7 @@ def _leave_an_older_name(store: str) -> None:
     (directory / make(NOW - 100_000_000, False, number_of(fresh))).touch()
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize(
     ("limits", "hits"),
     [("1/minute", 2), ("2/minute", 2), ("1/minute fixed", 2), ("1/minute burst 1", 2)],
