@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +148,10 @@ class Instance(Machine):
         return finish(self.start_takeover(*options))
 
     def end_takeovers(self) -> None:
-        """End those that were begun by hand, with their second look."""
+        """End those that were begun by hand, with their second look; a call on its way is let come to its end."""
         while self._takeovers:
             process = self._takeovers.pop()
-            # Not its group: timeout(1) makes one of its own for the CLI.
-            for member in _members(process.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(member, signal.SIGKILL)
+            wait_for(partial(_end_but_for_calls, process.pid), "the last calls have come to their end")
             process.communicate()
 
     def log(self) -> str:
@@ -170,15 +168,27 @@ class Instance(Machine):
         self.do("mv", f"{_STORE}.lost", _STORE)
 
 
+def _end_but_for_calls(session: int) -> bool:
+    """Kill the processes of a session that are no AWS CLI; whether all have gone."""
+    members = _members(session)
+    # Not its group: timeout(1) makes one of its own for the CLI.
+    for member in members:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            words = Path(f"/proc/{member}/cmdline").read_bytes().split(b"\0")
+            if b"aws" not in [word.rpartition(b"/")[2] for word in words]:
+                os.kill(member, signal.SIGKILL)
+    return not members
+
+
 def _members(session: int) -> list[int]:
-    """The processes of a session."""
+    """The processes of a session that have not ended."""
     members = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended meanwhile
-        if int(fields[3]) == session:
+        if int(fields[3]) == session and fields[0] != "Z":
             members.append(int(status.parent.name))
     return members
 
