@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +52,18 @@ def test_error_of_usage(script: Script, arguments: list[str], why: str) -> None:
     assert done.stderr == f"{script.name}: {why} (see {script.path} --help)\n"
 
 
+@pytest.mark.parametrize(
+    ("script", "command"),
+    [(SCRIPTS[0], "remove"), (SCRIPTS[1], "test"), (SCRIPTS[1], "failover lb1")],
+    ids=str,
+)
+def test_command_of_another_script_is_none(script: Script, command: str) -> None:
+    """Nor is one with an argument too many."""
+    done = script.run(*command.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{script.name}: no such command: {command} (see {script.path} --help)\n"
+
+
 def test_help_names_the_inventory(script: Script) -> None:
     """On standard output."""
     told = script.run("--help")
@@ -68,17 +79,32 @@ def test_missing_inventory_is_named(script: Script) -> None:
     assert done.stderr == f"{script.name}: {why}\n"
 
 
+_UNREACHED = "{0}: {1} cannot be reached (remote=false)\n"
+_ENDED = _UNREACHED + "{0}: {1} is not in order: correct that and run this again\n"
+_NOT_READY = "{0}: {1} is not ready, or cannot be reached (remote=false)\n"
+_BOTH = _UNREACHED + _UNREACHED.replace("{1}", "web2")
+_SURVEYS = ("check", "install", "install --dry-run")
+
+
 @pytest.mark.parametrize(
-    ("script", "command"),
-    [(script, command) for script in SCRIPTS for command in ("check", "install", "install --dry-run")]
-    + [(SCRIPTS[0], "test"), (SCRIPTS[1], "remove"), (SCRIPTS[2], "remove")],
+    ("script", "command", "machine", "said"),
+    [
+        *[(SCRIPTS[0], command, "web1", _NOT_READY) for command in _SURVEYS],
+        (SCRIPTS[0], "test", "web1", _ENDED),
+        *[(SCRIPTS[1], command, "web1", _ENDED) for command in _SURVEYS],
+        (SCRIPTS[1], "remove", "lb1", _ENDED),
+        *[(SCRIPTS[2], command, "web1", _BOTH) for command in _SURVEYS],
+        (SCRIPTS[2], "remove", "web2", _ENDED),
+    ],
     ids=str,
 )
-def test_machine_that_is_not_reached_is_named(tmp_path: Path, script: Script, command: str) -> None:
+def test_machine_that_is_not_reached_is_named(
+    tmp_path: Path, script: Script, command: str, machine: str, said: str
+) -> None:
     """Before anything is done."""
     done = script.run(*command.split(), "--inventory", _out_of_reach(script, tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.match(rf"{script.name}: (web|lb)\d .*cannot be reached \(remote=false\)\n", done.stderr)
+    assert done.stderr == said.format(script.name, machine)
 
 
 def test_status_names_every_machine_that_is_not_reached(tmp_path: Path, script: Script) -> None:
