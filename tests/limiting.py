@@ -52,7 +52,7 @@ class Calls:
         return list(self.made)
 
 
-def names(root: str) -> list[str]:
+def entries(root: str) -> list[str]:
     """Every file and directory of a store."""
     return sorted(str(path.relative_to(root)) for path in Path(root).rglob("*"))
 

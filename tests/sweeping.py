@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from limiter.limiter import Limiter
 from limiter.sweep import DAY
+from tests.limiting import SECOND
 
-SECOND = 1_000_000
 NOW = 1_513_123_456_123_456
 LATER = NOW + 2 * int(DAY) * SECOND
 """When what was hit at NOW is idle."""
@@ -24,7 +23,3 @@ def hit_at(root: str, limits: str, app: str = "acme", count: int = 1, now: int =
     limiter = Limiter(root, limits, clock=lambda: now)
     for _ in range(count):
         assert limiter.hit(app)
-
-
-def entries(root: str) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in Path(root).rglob("*"))

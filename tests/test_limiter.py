@@ -14,7 +14,7 @@ from limiter.hit import ROUNDS, Decision
 from limiter.limit import is_held
 from limiter.limiter import Limiter
 from limiter.store import StoreError
-from tests.limiting import KINDS, NOW, SECOND, Calls, Clock, admitted, microseconds, names, tree
+from tests.limiting import KINDS, NOW, SECOND, Calls, Clock, admitted, entries, microseconds, tree
 
 # Answers
 
@@ -74,7 +74,7 @@ def test_a_bad_app_id_is_a_value_error(root: str, app: str, method: str) -> None
     with pytest.raises(ValueError, match=r"^app_id .*: expected 1 to 64 letters") as error:
         getattr(Limiter(root), method)(app)
     assert "\n" not in str(error.value)
-    assert names(root) == []
+    assert entries(root) == []
 
 
 @pytest.mark.parametrize("app", [None, 7, b"acme"])
@@ -90,7 +90,7 @@ def test_a_bad_cost_is_a_value_error(root: str, cost: int, method: str) -> None:
     """A cost is a whole number of at least 1."""
     with pytest.raises(ValueError, match=r"^cost .*: expected a whole number of at least 1$"):
         getattr(Limiter(root), method)("acme", cost)
-    assert names(root) == []
+    assert entries(root) == []
 
 
 @pytest.mark.parametrize("text", ["", "10", "10/second;", "-1/second", "10001/second"])
@@ -127,13 +127,13 @@ def test_a_store_that_is_no_directory(
 ) -> None:
     """A StoreError says how and where, whatever was asked; the limiter never makes a root."""
     root = make(tmp_path)
-    before = names(str(tmp_path))
+    before = entries(str(tmp_path))
     with pytest.raises(StoreError) as error:
         getattr(Limiter(root, "3/minute"), method)("acme")
     assert error.value.errno == number
     assert error.value.strerror
     assert error.value.path.startswith(root)
-    assert names(str(tmp_path)) == before
+    assert entries(str(tmp_path)) == before
 
 
 def test_a_missing_store_is_named_itself(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_every_error_is_a_store_error(
 ) -> None:
     """What the file system says is passed on, with the path; and the next hit finds all as it was."""
     assert Limiter(root, "3/minute").hit("acme")
-    before = names(root)
+    before = entries(root)
 
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -185,7 +185,7 @@ def test_every_error_is_a_store_error(
             limiter.hit("acme")
     assert (error.value.errno, error.value.strerror) == (number, os.strerror(number))
     assert error.value.path.startswith(f"{root}/acme/3-per-60s")
-    assert names(root) == before
+    assert entries(root) == before
     assert admitted(limiter, 3) == 2
 
 
@@ -261,7 +261,7 @@ def test_a_cost_above_the_limit_is_denied_for_ever(
         assert decision.retry_after == float("inf")
     peeked = limiter.peek("acme", cost)
     assert (peeked.allowed, peeked.retry_after) == (False, float("inf"))
-    assert names(root) == []
+    assert entries(root) == []
 
 
 @pytest.mark.parametrize("text", KINDS)
@@ -283,7 +283,7 @@ def test_zero_a_second_always_denies(root: str, clock: Clock) -> None:
         assert [quota.reset_after for quota in decision.quotas] == [0.0]
     assert limiter.hits("acme") == [[]]
     limiter.reset("acme")
-    assert names(root) == []
+    assert entries(root) == []
 
 
 # Several limits
@@ -364,7 +364,7 @@ def test_slots_of_a_race_lost_half_way_are_given_back(
     limiter = Limiter(root, "3/minute", clock=clock)
     limiter.hit("acme")
     clock.now += 60 * SECOND
-    before = set(names(root))
+    before = set(entries(root))
     rename = posix.rename
     stolen: list[str] = []
 
@@ -376,7 +376,7 @@ def test_slots_of_a_race_lost_half_way_are_given_back(
         _interrupt(patch, 3, steal)
         assert not limiter.hit("acme", 3)
     old, new = (path[len(root) + 1 :] for path in stolen)
-    assert set(names(root)) == before - {old} | {new}
+    assert set(entries(root)) == before - {old} | {new}
 
 
 @pytest.mark.parametrize("text", ["3/minute;3/hour", "3/hour;3/minute fixed", "3/hour fixed;3/minute burst 3",
@@ -519,18 +519,18 @@ def test_a_reset_forgets(root: str, clock: Clock, text: str) -> None:
     limiter = Limiter(root, text, clock=clock)
     quota = min(limit.quota for limit in limiter.limits)
     assert admitted(limiter, quota + 1) == quota
-    before = len(names(root))
+    before = len(entries(root))
     limiter.reset("acme")
     assert limiter.peek("acme").remaining == quota
     assert not any(limiter.hits("acme"))
     assert admitted(limiter, quota + 1) == quota
-    assert len(names(root)) == before
+    assert len(entries(root)) == before
 
 
 def test_a_reset_of_nothing_writes_nothing(root: str, clock: Clock) -> None:
     """An application that never came has nothing to forget."""
     Limiter(root, "3/minute", clock=clock).reset("acme")
-    assert names(root) == []
+    assert entries(root) == []
 
 
 @pytest.mark.parametrize("text", KINDS)
@@ -557,7 +557,7 @@ def test_a_reset_that_meets_a_hit_forgets_that_too(
         _interrupt(patch, 1, lambda old: rename(old, f"{old[:-19]}1513123500.000000-{old[-1]}"))
         limiter.reset("acme")
     assert limiter.hits("acme") == [[]]
-    assert all("/0000000000.000000-" in name for name in names(root) if name.count("/") == 2)
+    assert all("/0000000000.000000-" in name for name in entries(root) if name.count("/") == 2)
 
 
 def test_hits_tells_the_times(root: str, clock: Clock) -> None:

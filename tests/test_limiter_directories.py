@@ -13,7 +13,7 @@ import pytest
 from limiter.limit import number_of, time_of
 from limiter.limiter import Limiter
 from limiter.store import Store, StoreError
-from tests.limiting import NOW, SECOND, Calls, Clock, admitted, names, tree
+from tests.limiting import NOW, SECOND, Calls, Clock, admitted, entries, tree
 
 # Segments
 
@@ -97,7 +97,7 @@ def test_an_empty_directory_is_as_good_as_none(root: str, clock: Clock, text: st
     limiter = Limiter(root, text, clock=clock)
     quota = limiter.limits[0].quota
     assert admitted(limiter, quota + 2) == quota
-    assert not [name for name in names(root) if name.startswith(".new-")]
+    assert not [name for name in entries(root) if name.startswith(".new-")]
 
 
 def test_lost_slots_are_fewer_hits(root: str, clock: Clock) -> None:
@@ -150,11 +150,11 @@ def test_a_torn_listing_costs_nobody_a_hit(
     with monkeypatch.context() as patch:
         _tear(patch, tear, times)
         assert Limiter(root, "5/minute", clock=clock).hit("acme")
-    before = names(root)
+    before = entries(root)
     with monkeypatch.context() as patch:
         _tear(patch, tear, times)
         assert not Limiter(root, "5/minute", clock=clock).hit("acme")
-    assert names(root) == before
+    assert entries(root) == before
     assert len(before) == 7
 
 
@@ -176,13 +176,13 @@ def test_an_application_that_is_missed_is_not_furnished_over(
     """A rename onto a directory that is not empty fails, whatever a listing said."""
     limits = "5/minute;9/hour fixed"
     assert admitted(Limiter(root, limits, clock=clock), 4) == 4
-    before = set(names(root))
+    before = set(entries(root))
     with monkeypatch.context() as patch:
         _tear(patch, TEARS["misses all"], 1, where="")
         _tear(patch, TEARS["misses all"], 1, where="/acme")
         assert Limiter(root, limits, clock=clock).hit("acme")
-    assert len(before - set(names(root))) == 2
-    assert len(names(root)) == len(before)
+    assert len(before - set(entries(root))) == 2
+    assert len(entries(root)) == len(before)
     assert not Limiter(root, limits, clock=clock).hit("acme")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from limiter.limit import is_held
 from limiter.limiter import Limiter
-from tests.limiting import KINDS, NOW, SECOND, Calls, Clock, admitted, microseconds, names
+from tests.limiting import KINDS, NOW, SECOND, Calls, Clock, admitted, entries, microseconds
 
 # Memory
 
@@ -116,7 +116,7 @@ def test_another_s_held_slots_are_no_reason_to_deny_from_memory(
     limiter, other = (Limiter(root, "4/minute", clock=clock) for _ in range(2))
     assert limiter.hit("acme", 2)
     assert limiter.hit("acme", 2)
-    assert sum(is_held(name.rpartition("/")[2]) for name in names(root) if name.count("/") == 2) == 2
+    assert sum(is_held(name.rpartition("/")[2]) for name in entries(root) if name.count("/") == 2) == 2
     assert calls.of(lambda: limiter.hit("acme")) == ["listdir"]
     assert calls.of(lambda: limiter.hit("acme")) == []
     for _ in range(3):

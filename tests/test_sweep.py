@@ -20,8 +20,9 @@ from limiter.store import Store, StoreError
 from limiter.sweep import DAY, sweep, sweep_app, sweep_store
 from tests.faults import play
 from tests.history import only
+from tests.limiting import SECOND, entries
 from tests.places import REPOSITORY
-from tests.sweeping import ALL_KINDS, LATER, NOW, SECOND, days_later, entries, hit_at
+from tests.sweeping import ALL_KINDS, LATER, NOW, days_later, hit_at
 
 UNITS = REPOSITORY / "deploy/systemd"
 

@@ -25,7 +25,8 @@ from limiter.store import Store
 from limiter.sweep import DAY, give_back, sweep_store
 from tests.faults import kill, play
 from tests.history import History, Recorder, judge_l1, judge_s1, only
-from tests.sweeping import LATER, SECOND, entries, hit_at
+from tests.limiting import SECOND, entries
+from tests.sweeping import LATER, hit_at
 
 KILLED = [
     ("1/second", 1),
