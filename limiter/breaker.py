@@ -19,7 +19,7 @@ from limiter.store import StoreError, silent, unasked
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeVar
+    from typing import Any, ClassVar, TypeVar
 
     T = TypeVar("T")
 
@@ -118,10 +118,6 @@ class _Pool:
         if self._is_closed:
             self.close()
 
-    def idle(self) -> "list[_Thread]":
-        """The threads that wait for a call, if they are this process's."""
-        return [*self._idle] if self.process == posix.getpid() else []
-
     def close(self) -> None:
         """Let the threads end, those that are stuck when they come back.
 
@@ -130,7 +126,7 @@ class _Pool:
         self._is_closed = True
         while self._idle:
             try:
-                self._idle.pop().begin.release()
+                self._idle.pop().leave()
             except IndexError:
                 pass  # another thread does the same
 
@@ -189,10 +185,18 @@ class _Pool:
 class _Thread:
     """A thread that makes one call after another: ``begin`` and ``end`` are released for each.
 
-    One that is to begin and has no task ends.
+    One that is to begin and has no task ends.  ``leaving``: those told to end, as long as the system may have them.
     """
 
+    leaving: "ClassVar[list[_Thread]]" = []  # noqa: RUF012 (it does not see the quoted ClassVar)
+
     def __init__(self, pool: _Pool) -> None:
+        for thread in [*self.leaving]:
+            if not thread.is_alive():
+                try:
+                    self.leaving.remove(thread)
+                except ValueError:
+                    pass  # another thread does the same
         self._pool = pool
         self.begin = allocate_lock()
         self.begin.acquire()
@@ -209,6 +213,11 @@ class _Thread:
             start_new_thread(self._run, ())
         finally:
             pthread_sigmask(SIG_SETMASK, mask)
+
+    def leave(self) -> None:
+        """Let it end, as it waits for a call."""
+        self.leaving.append(self)
+        self.begin.release()
 
     def is_alive(self) -> bool:
         """Whether the system still has this thread, as far as it can be seen."""
@@ -243,11 +252,10 @@ def _end_idle_threads() -> None:
 
     Until the system has none of them any more: it may unload Python next.
     """
-    idle = [thread for pool in [*_pools] for thread in pool.idle()]
     for pool in [*_pools]:
         pool.close()
     deadline = monotonic() + _ENDING_MOST
-    while any([thread.is_alive() for thread in idle]) and monotonic() < deadline:
+    while any([thread.is_alive() for thread in _Thread.leaving]) and monotonic() < deadline:
         sleep(0.001)
 
 
