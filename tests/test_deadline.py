@@ -13,6 +13,7 @@ import pytest
 from limiter import deadline
 from limiter.deadline import call
 from tests.places import REPOSITORY
+from tests.timing import Watch
 
 ALLOWED = 0.1
 """How much later than the deadline the verdict may come, in seconds."""
@@ -55,11 +56,12 @@ except StoreError as error:
 
 
 def test_silence_is_an_error_of_the_store_at_the_deadline() -> None:
+    watch = Watch()
     ended = subprocess.run(
         [sys.executable, "-c", SILENT], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     took, _, said = ended.stdout.partition(" ")
-    assert 0.25 <= float(took) <= 0.25 + ALLOWED
+    watch.assert_took(0.25, 0.25 + ALLOWED, float(took))
     silent = "[Errno 110] The store was silent for 0.25 s (LIMITER_TIMEOUT)"
     assert said == f"True {errno.ETIMEDOUT} {silent}\n"
     assert ended.stderr == ""

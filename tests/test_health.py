@@ -339,7 +339,7 @@ def test_a_disk_that_may_only_be_read(script: Path) -> None:
 
 @pytest.mark.parametrize("silent", ["store", "second", "register"])
 def test_silence_is_answered_in_time(script: Path, root: str, silent: str) -> None:
-    timeout = 0.5
+    timeout = 2.0
     with hanging_mount() as mount:
         place = str(mount.path)
         settings = {
