@@ -244,6 +244,9 @@ class _Thread:
             self.error = error
 
 
+# A child has none of its parent's threads.
+posix.register_at_fork(after_in_child=_Thread.leaving.clear)
+
 _pools: "WeakSet[_Pool]" = WeakSet()
 
 

@@ -487,6 +487,23 @@ def test_a_forked_child_starts_afresh() -> None:
     assert run(FORK).stdout == "True 1\nFalse 1 False\n"
 
 
+FORK_OF_DROPPED = """\
+speaks()
+del breaker
+if not os.fork():
+    import posix
+    posix.stat = print
+    breaker = Breaker(60)
+    os._exit(speaks())
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_a_forked_child_does_not_look_for_threads_that_its_parent_has_dropped() -> None:
+    """They are not its own, and a request of it would ask the system for each."""
+    assert run(FORK_OF_DROPPED).stdout == "1\n"
+
+
 END = """\
 def count():
     return len(os.listdir("/proc/self/task"))
