@@ -41,10 +41,10 @@ others remove theirs.  No slot is ever made in a live directory, none is ever re
 below, and no shared name is ever given to mkdir.
 
 What has been idle for a day may be swept: a mark .sweep-UNIQUE is made in the directory; each slot is
-renamed to .slot-UNIQUE-SLOT; the mark to .gone-UNIQUE; then the slots are removed, the mark, and the
-directory if it is empty.  A hit that finds a .sweep-UNIQUE ends that: it renames it to .back-UNIQUE, and
-then each .slot-UNIQUE-SLOT to a SLOT of up to a millisecond later, at random, unless there is a .gone-UNIQUE:
-then it does what the sweeper would (``limiter.sweep``).
+renamed to .slot-UNIQUE-SLOT; if a listing then shows no SLOT, the mark to .gone-UNIQUE; then the slots are
+removed, the mark, and the directory if it is empty.  A hit that finds a .sweep-UNIQUE ends that: it renames
+it to .back-UNIQUE, and then each .slot-UNIQUE-SLOT to a SLOT of up to a millisecond later, at random, unless
+there is a .gone-UNIQUE: then it does what the sweeper would (``limiter.sweep``).
 
 A machine that dies within a rename on a replicated file system may leave a slot there under both
 names.  The newest counts.  Once that is more than a window old, a hit renames it to one microsecond later, and if it

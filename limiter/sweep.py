@@ -6,7 +6,8 @@ does, this alone keeps its promises when several nodes do it at once.  A directo
 1. A mark is made in it, the empty file ``.sweep-UNIQUE``.
 2. Every slot is renamed, from the name that says that it is idle, to ``.slot-UNIQUE-NAME``.  Whoever claims it at
    that moment wins, or looks again.
-3. The mark is renamed to ``.gone-UNIQUE``.  Now all slots are the sweeper's for good, and nobody else's.
+3. If a further listing shows no slot, the mark is renamed to ``.gone-UNIQUE``.  Now all slots are the sweeper's for
+   good, and nobody else's.  (The first listing may have lacked one that was just being claimed.)
 4. These are removed, then the mark, then the directory if it is empty.  Until then nobody furnishes it anew.
 
 A hit that finds ``.sweep-UNIQUE`` ends that sweep: it renames the mark to ``.back-UNIQUE``, which step 3 can no
@@ -262,11 +263,12 @@ def _seize(store: Store, directory: str, names: "list[str]") -> bool:
         if is_lost(error):
             return False
         raise failure(error, path) from error
-    for name in names:
-        if not store.rename(directory, name, f"{_SLOT}{unique}-{name}"):
-            give_back(store, directory)
-            return False
-    if not store.rename(directory, f"{_SWEEP}{unique}", f"{_GONE}{unique}"):
+    is_ours = (
+        all(store.rename(directory, name, f"{_SLOT}{unique}-{name}") for name in names)
+        and not any(map(is_name, store.names(directory)))
+        and store.rename(directory, f"{_SWEEP}{unique}", f"{_GONE}{unique}")
+    )
+    if not is_ours:
         give_back(store, directory)
         return False
     _clear(store, directory, unique)

@@ -69,6 +69,31 @@ def test_an_application_that_has_lost_a_slot_goes(root: str, slot: int) -> None:
     assert entries(root) == []
 
 
+@pytest.mark.parametrize("limits", ["3/minute", "70/minute"])
+def test_an_application_stays_if_the_listing_lacks_the_slot_that_is_just_being_hit(
+    root: str, monkeypatch: pytest.MonkeyPatch, limits: str
+) -> None:
+    """As a listing may on a network file system: the sweeper cannot tell it from a slot lost for good."""
+    hit_at(root, limits)
+    directory = f"{root}/acme/{only(limits).directory(0)}"
+    slots, now = len(os.listdir(directory)), days_later(2)()
+    listdir = posix.listdir
+
+    def torn(path: str) -> list[str]:
+        names = listdir(path)
+        if path != directory:
+            return names
+        monkeypatch.undo()
+        hit_at(root, limits, now=now)
+        return sorted({*names} & {*listdir(path)})
+
+    monkeypatch.setattr(posix, "listdir", torn)
+    assert not sweep_app(Store(root), "acme", DAY, lambda: now)
+    assert len(os.listdir(directory)) == slots
+    remaining = Limiter(root, limits, clock=lambda: now).peek("acme").remaining
+    assert remaining == only(limits).quota - 1
+
+
 @pytest.mark.parametrize(
     ("number", "removed"),
     [(errno.EAGAIN, 0), (errno.ENODATA, 1), (errno.EOPNOTSUPP, 1), (errno.EPERM, 1)],

@@ -238,7 +238,7 @@ def test_many_orders_of_several_hits_and_sweeps(
 ) -> None:
     """The same: with each other, several sweepers at once lose slots no more than with hits."""
     scene = Scene(root, Ordered(monkeypatch), limits, costs, sweepers)
-    _any(scene.play, 400)
+    _any(scene.play, 600)
     assert len(scene.ends) > 1
 
 
