@@ -18,7 +18,7 @@ from limiter.owner import become_owner
 from limiter.request import Key
 from limiter.serve import HOST, serve
 from limiter.settings import Settings
-from limiter.store import is_app
+from limiter.store import StoreError, is_app
 from limiter.sweep import sweep
 
 _SETTINGS = """\
@@ -183,13 +183,21 @@ def _compile() -> int:
 
 
 def _examine_or_sweep(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Do it for each store; the greatest status."""
+    """Do it for each store, whatever another says; the greatest status."""
     roots = settings.roots or (settings.root(""),)
     if arguments.command == "sweep":
-        return max([sweep(root) for root in roots])
+        return max([_sweep(root) for root in roots])
     if arguments.root is not None:
         roots = (os.path.abspath(arguments.root),)
     return max([doctor(root, arguments.meet) for root in roots])
+
+
+def _sweep(root: str) -> int:
+    try:
+        return sweep(root)
+    except StoreError as error:
+        log(str(error))
+        return 2
 
 
 def _apps(arguments: argparse.Namespace, settings: Settings) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -490,8 +491,17 @@ def test_map_and_guard_work_after_an_installation(machine: Machine, port: int) -
     assert _wait_for(lambda reply: reply.status != 200, port, path).status == 429
 
 
+def _start(machine: Machine, service: Path) -> subprocess.CompletedProcess[str]:
+    """Run what a unit starts, as systemd would."""
+    text = service.read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"(?m)^ExecStart=(.*)$", text)
+    (directory,) = re.findall(r"(?m)^WorkingDirectory=(.*)$", text)
+    return machine.run("env", "-C", directory, *shlex.split(command.replace("$$", "$")))
+
+
 def test_systemd_sweeps_the_store_every_day(machine: Machine, port: int) -> None:
-    """The timer is enabled once: whoever disables it keeps it so; and a changed unit is replaced."""
+    """The one of the settings, whatever it is.  The timer is enabled once: whoever disables it keeps it so; and a
+    changed unit is replaced."""
     machine.path("/run/systemd/system").mkdir(parents=True)
     machine.add_command("systemctl", 'echo "$@" >>/var/asked')
     machine.install()
@@ -502,11 +512,17 @@ def test_systemd_sweeps_the_store_every_day(machine: Machine, port: int) -> None
         "enable --now access-limiter-sweep.timer",
     ]
     service = machine.path("/etc/systemd/system/access-limiter-sweep.service")
-    (command,) = re.findall(r"(?m)^ExecStart=(.*)$", service.read_text())
-    (directory,) = re.findall(r"(?m)^WorkingDirectory=(.*)$", service.read_text())
-    (setting,) = re.findall(r"(?m)^Environment=(.*)$", service.read_text())
-    said = machine.do("env", "-C", directory, setting, *command.split())
-    assert said == f"{STORE}: 0 of 0 applications removed, 0 leftovers of dead processes removed\n"
+    nothing = "0 of 0 applications removed, 0 leftovers of dead processes removed\n"
+    assert _start(machine, service).stdout == f"{STORE}: {nothing}"
+    machine.do("mkdir", "/var/store")
+    machine.define("LIMITER_ROOT", f"/var/store:{STORE}")
+    assert _start(machine, service).stdout == f"/var/store: {nothing}{STORE}: {nothing}"
+    with machine.path(SETTINGS).open("a") as text:
+        text.write("Mistake\n")
+    refused = _start(machine, service)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "Apache does not tell it: apachectl configtest says why" in refused.stderr
+    machine.path(SETTINGS).unlink()
     service.write_text("")
     asked.unlink()
     machine.install()

@@ -447,3 +447,15 @@ def test_sweep(run: Run, root: str) -> None:
     ended = run("sweep", LIMITER_ROOT="/missing/store")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "The store does not exist" in ended.stderr
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_sweep_passes_over_a_store_that_fails(run: Run, root: str, order: int) -> None:
+    """It concerns none of the others; but the status tells of it."""
+    Limiter(root, "2/hour", clock=lambda: 1_513_123_456 * SECOND).hit("old")
+    ended = run("sweep", LIMITER_ROOT=":".join(["/missing/store", root][::order]))
+    assert ended.returncode == 2
+    assert ended.stdout.startswith(f"{root}: 1 of 1 applications removed, ")
+    assert ended.stderr.count("\n") == 1
+    assert "/missing/store" in ended.stderr
+    assert os.listdir(root) == []
