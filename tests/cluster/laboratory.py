@@ -63,6 +63,7 @@ disk={DISK}/$1
 for place in etc usr/local var; do
   mount -t overlay overlay -o "lowerdir=/$place,upperdir=$disk/$place,workdir=$disk/$place.work" "/$place"
 done
+printf '127.0.1.1 %s.example.org %s\n' "$1" "$1" >>/etc/hosts  # as Debian's installation leaves it
 mkdir -p /var/brick /var/mnt
 mount --bind "$disk/brick" /var/brick
 mount -t tmpfs -o mode=755 tmpfs /run
