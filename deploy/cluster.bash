@@ -347,10 +347,14 @@ show_changes() {
 
 # put_block FILE TAG TEXT: have these lines in the file, and leave all others alone
 put_block() {
-  local range="/^# BEGIN access-limiter $2\$/,/^# END access-limiter $2\$/"
+  local there range="/^# BEGIN access-limiter $2\$/,/^# END access-limiter $2\$/"
   touch "$scratch/new" # a file may be missing, as Debian's fstab in a container
   [[ ! -e $1 ]] || cp "$1" "$scratch/new"
-  [[ $(sed -n "${range}p" "$scratch/new") != "$(block "$2" "$3")" ]] || return 0
+  there=$(sed -n "${range}p" "$scratch/new")
+  [[ $there != "$(block "$2" "$3")" ]] || return 0
+  # Without its end the block would take all that follows with it.
+  [[ ! $there || $there == *$'\n'"# END access-limiter $2" ]] ||
+    fail "$1: there is no '# END access-limiter $2' behind its BEGIN, and nothing is changed: add that line"
   sed -i "${range}d" "$scratch/new"
   block "$2" "$3" >>"$scratch/new"
   show_changes "$1" "$scratch/new"

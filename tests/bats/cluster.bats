@@ -59,6 +59,13 @@ three
 # END access-limiter a' ]]
 }
 
+@test "a block that has lost its end takes nothing else with it" {
+  printf '# BEGIN access-limiter a\none\nprecious\n' >file
+  run -1 call put_block file a two
+  [[ $output == "program: file: there is no '# END access-limiter a' behind its BEGIN, and nothing is changed: add that line" ]]
+  [[ $(tail -n 1 file) == precious ]]
+}
+
 @test "a file of the script's own has its mode, and is written once" {
   ((EUID == 0)) || skip "only root makes files of root's"
   run -0 call put_file 755 there/program text

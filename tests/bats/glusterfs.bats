@@ -42,3 +42,9 @@ setup() {
   run -1 "$glusterfs" replace-node web1 web2 192.0.2.12 --inventory cluster.conf
   [[ $output == *", line command line: web2 is there twice" ]]
 }
+
+@test "a machine that has lost its copy is the one that the inventory knows" {
+  sed -i 's/^remote=.*/remote=false/' cluster.conf
+  run -1 "$glusterfs" replace-node web3 web3 192.0.2.31 --inventory cluster.conf
+  [[ $output == 'glusterfs: web3 is 192.0.2.13 in cluster.conf, not 192.0.2.31' ]]
+}

@@ -31,6 +31,7 @@ def _judge(output: str, tried: list[str]) -> None:
     assert {level for what, level in found if what not in LATENCIES} == {"PASS"}, output
     assert f"PASS  file system     GlusterFS, volume {VOLUME}\n" in output
     assert "PASS  quorum          auto: more than half of the bricks\n" in output
+    assert "PASS  clock           each node stamps its files itself: doctor --meet compares" in output
 
 
 def test_two_machines_that_meet_find_all_in_order(cluster3: Laboratory) -> None:

@@ -85,6 +85,15 @@ def test_cluster_comes_into_being_once() -> None:
         assert made.machines[0].gluster("volume", "info", VOLUME) == info.replace("\r", "")
         assert _deploy(made, "status").endswith("All is in order.\n")
         assert "removed by web1" in _deploy(made, "test")
+        changed = made.machines[0].do("stat", "-c", "%y", MOUNT)
+        planned = _deploy(made, "test", "--dry-run")
+        assert [step.partition(f" {MOUNT}/.replication-test-")[0] for step in steps(planned)] == [
+            f"{name}: + {what}"
+            for maker, remover in (("web1", "web2"), ("web2", "web3"), ("web3", "web1"))
+            for name, what in ((maker, "touch"), (remover, "rm"))
+        ]
+        assert planned.endswith("Nothing changed: this was a dry run.\n")
+        assert made.machines[0].do("stat", "-c", "%y", MOUNT) == changed
 
         made.machines[0].do("systemctl", "stop", HEALER)
         assert f"web1: {HEALER} does not run" in _refusal(made, "status")
@@ -122,7 +131,7 @@ def test_what_it_did_not_make_is_left_alone() -> None:
 def test_a_machine_joins_and_another_takes_the_place_of_a_lost_one() -> None:
     """The store stays what it was, on every machine; the copy on the new one becomes whole."""
     with laboratory() as made:
-        made.write_inventory("3")
+        made.write_inventory("3", weight="web1 2")
         _deploy(made, "install")
         directory = "acme/10-per-1s"
         made.machines[0].do("mkdir", "-p", f"{STORE}/{directory}")
@@ -151,6 +160,7 @@ def test_a_machine_joins_and_another_takes_the_place_of_a_lost_one() -> None:
             assert sorted(os.listdir(machine.path(f"{STORE}/{directory}"))) == slots
         assert lost.name not in made.machines[1].gluster("volume", "info", VOLUME)
         assert new.run("systemctl", "is-active", HEALER).status == 0
+        assert f"\nweight={new.name} 2\n" in made.path(f"{DISK}/cluster.conf").read_text()
         assert "Nothing changed" in _deploy(made, "install")
 
         emptied = made.machines[2]
