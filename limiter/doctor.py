@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from limiter.filesystem import FAIL, PASS, WARN, judge_gluster, judge_mount, mount_of
+from limiter.filesystem import FAIL, PASS, WARN, judge_gluster, judge_mount, mounted
 from limiter.furnish import must_exist
 from limiter.jointtrials import JOINT_TRIALS
 from limiter.meeting import AloneError, Meeting
@@ -40,8 +40,7 @@ def doctor(root: str, meet: bool = False) -> int:
     try:
         must_exist(Store(root))
         root = os.path.realpath(root)
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mountinfo:
-            mount = mount_of(root, mountinfo.read())
+        mount = mounted(root)
         report.add("the mount", lambda: judge_mount(root, mount))
         report.add("the volume", lambda: judge_gluster(mount))
         report.add("the directory", lambda: _owner(root))

@@ -25,8 +25,10 @@ _NOT_ATOMIC = (
     "fuse.mount-s3",
 )
 _CACHED = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p")
-_GLUSTERFS = "fuse.glusterfs"
-_NETWORK = (*_NOT_ATOMIC, *_CACHED, _GLUSTERFS, "ceph", "fuse.ceph-fuse", "lustre", "ocfs2", "gfs2")
+GLUSTERFS = "fuse.glusterfs"
+"""The type of its mounts."""
+
+_NETWORK = (*_NOT_ATOMIC, *_CACHED, GLUSTERFS, "ceph", "fuse.ceph-fuse", "lustre", "ocfs2", "gfs2")
 
 _PATIENCE = 10
 _PING = 10
@@ -45,6 +47,12 @@ class Mount:
         self.point = point
         self.type = kind
         self.source = source
+
+
+def mounted(path: str) -> Mount:
+    """The mount that a path, absolute and without links, lies in now.  Raises OSError and ValueError."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mountinfo:
+        return mount_of(path, mountinfo.read())
 
 
 def mount_of(path: str, mountinfo: str) -> Mount:
@@ -72,7 +80,7 @@ def judge_mount(path: str, mount: Mount) -> "Iterator[Finding]":
     what = "file system"
     if mount.type in _KNOWN_GOOD:
         yield PASS, what, mount.type, ""
-    elif mount.type == _GLUSTERFS:
+    elif mount.type == GLUSTERFS:
         yield PASS, what, f"GlusterFS, volume {volume_of(mount.source)}", ""
     elif mount.type in _NOT_ATOMIC:
         advice = "Its rename is a copy and a removal, so two hits can take one slot.  Use another for the store."
@@ -108,7 +116,7 @@ def volume_of(source: str) -> str:
 
 def judge_gluster(mount: Mount) -> "Iterator[Finding]":
     """What is to be known of the volume of a GlusterFS mount, as far as this node may ask."""
-    if mount.type != _GLUSTERFS:
+    if mount.type != GLUSTERFS:
         return
     server, volume = mount.source.partition(":")[0], volume_of(mount.source)
     for remote in ([], [f"--remote-host={server}"]):

@@ -14,6 +14,7 @@ from limiter.filesystem import (
     judge_mount,
     judge_volume,
     mount_of,
+    mounted,
     volume_of,
 )
 
@@ -68,7 +69,7 @@ def test_a_path_that_lies_in_none_is_an_error() -> None:
 
 
 def test_this_machine_tells_its_mounts_so() -> None:
-    mount = mount_of("/proc/self", Path("/proc/self/mountinfo").read_text())
+    mount = mounted("/proc/self")
     assert (mount.point, mount.type) == ("/proc", "proc")
 
 
