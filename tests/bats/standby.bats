@@ -12,7 +12,7 @@ setup() {
   mkdir bin
   tool logger 'printf "%s\n" "$*" >>syslog'
   # shellcheck disable=SC2016 # for the tool
-  tool sleep '[ "$1" != 30 ]' # nobody goes on to look
+  tool sleep '[ "$1" != 10 ]' # nobody goes on to look
   tool ip 'case $* in
   *link*) echo "2: eth0: <UP> mtu 1500 link/ether 02:00:00:00:00:01 brd" ;;
   *) ! test -e master || echo "2: eth0 inet 192.0.2.100/32 scope global eth0" ;;
@@ -31,8 +31,10 @@ setup() {
   "ec2 associate-address "*) echo eni-1 >at ;;
   esac'
   # The places that a machine has one of.
-  sed "s,^LOCK=.*,LOCK=$PWD/lock,; s,^LOG=.*,LOG=$PWD/log," "$deploy/standby/takeover" >takeover
+  sed "s,^LOCK=.*,LOCK=$PWD/lock,; s,^LOG=.*,LOG=$PWD/log,; s,^CONFIGURATION=.*,CONFIGURATION=$PWD/conf," \
+    "$deploy/standby/takeover" >takeover
   chmod 755 takeover
+  echo '    notify_master "takeover 192.0.2.100 203.0.113.10 eth0" root' >conf
 }
 
 # tool NAME SCRIPT: have the scripts find this one
@@ -145,7 +147,7 @@ END
   while IFS='|' read -r status said shown; do
     # shellcheck disable=SC2016 # for the tool
     tool aws "echo '$said' >&2; exit $status"
-    run -1 takeover --deadline 1 192.0.2.100 203.0.113.10 eth0
+    run -1 takeover --deadline 2 192.0.2.100 203.0.113.10 eth0
     [[ $output == *"describe-addresses: $shown; again in "*"describe-addresses: $shown; given up after "* ]]
   done <<'END'
 254|An error occurred (RequestLimitExceeded) when calling it|An error occurred (RequestLimitExceeded) when calling it
@@ -162,4 +164,123 @@ END
   tool timeout 'echo "timeout: failed to run command aws: No such file or directory" >&2; exit 127'
   run -1 takeover 192.0.2.100 203.0.113.10 eth0
   [[ $output == *'; install the AWS CLI on this machine' ]]
+}
+
+# watching PRIORITY...: the script on masters with these priorities, which soon look, as keepalived starts it
+watching() {
+  local machine=0 priority
+  # shellcheck disable=SC2016 # for the tool
+  tool curl 'case $* in
+  *api/token) echo TOKEN-OF-THIS-TEST ;;
+  *region) echo eu-central-1 ;;
+  *interface-id) echo "eni-$MACHINE" ;;
+  esac'
+  # shellcheck disable=SC2016 # for the tool
+  tool aws 'shift 8
+  echo "$MACHINE $2" >>calls
+  if [ -e trouble ]; then cat trouble >&2; exit 254; fi
+  case $* in
+  "ec2 describe-addresses "*) printf "eipalloc-1\t%s\t192.0.2.100\n" "$(cat place)" ;;
+  "ec2 associate-address "*) echo "eni-$MACHINE" >"to$MACHINE" && mv "to$MACHINE" place ;;
+  esac'
+  rm -f bin/sleep
+  touch master
+  echo eni-0 >place
+  for priority; do
+    machine=$((machine + 1))
+    mkdir "machine$machine"
+    sed "s,$PWD,$PWD/machine$machine,; s,^WATCH=.*,WATCH=0.05,; s,^LATE=.*,LATE=0.02," takeover >"machine$machine/takeover"
+    chmod 755 "machine$machine/takeover"
+    (printf '    priority %s\n' "$priority" && cat conf) >"machine$machine/conf"
+    MACHINE=$machine PATH=$PWD/bin:$PATH "machine$machine/takeover" --deadline 1 192.0.2.100 203.0.113.10 eth0 || echo "failed: $?"
+    until_true test -s "machine$machine/lock.watch"
+  done
+}
+
+# Whatever becomes of the test, nobody looks on.
+teardown() {
+  rm -f master
+}
+
+# until_true COMMAND...: for 60 s
+until_true() {
+  local end=$((SECONDS + 60))
+  until "$@"; do
+    ((SECONDS < end))
+    sleep 0.05
+  done
+}
+
+# looks MACHINE: how often it has asked where the Elastic IP is
+looks() {
+  grep -c "^$1 describe-addresses" calls
+}
+
+has_looked() {
+  (($(looks "$1") >= $2))
+}
+
+is_at() {
+  [[ $(<place) == "eni-$1" ]]
+}
+
+has_ended() {
+  [[ ! -e /proc/$1 ]] || grep -q '^State:.Z' "/proc/$1/status"
+}
+
+has_noted() {
+  [[ $(<"machine$1/log") == *"$2"* ]]
+}
+
+@test "while both are masters, the Elastic IP does not go back and forth without end" {
+  watching 200 100
+  until_true has_looked 1 150
+  # The second one's rounds are 1, 2, 4 and so on: that many times both have taken it.
+  moves=$(grep -c ' associate-address' calls)
+  echo "$moves moves in $(looks 1) looks"
+  ((moves >= 3 && moves <= 22))
+  has_noted 2 '203.0.113.10 is back; if it is taken again, it stays there for 8 times '
+  run -1 has_noted 1 'if it is taken again'
+  until_true is_at 1
+}
+
+@test "the master that both have heard again gets it, however long they did not" {
+  watching 200 100
+  until_true has_noted 2 'it stays there for 8 times '
+  echo eni-2 >place
+  until_true is_at 1
+}
+
+@test "what keepalived is not configured for any more is left where it is put" {
+  watching 100
+  watcher=$(<machine1/lock.watch)
+  sed -i s/203.0.113.10/203.0.113.11/ machine1/conf
+  until_true has_noted 1 'not wanted (any more): '
+  until_true has_ended "$watcher"
+  echo eni-9 >place
+  MACHINE=1 PATH=$PWD/bin:$PATH run -1 machine1/takeover 192.0.2.100 203.0.113.10 eth0
+  is_at 9
+}
+
+@test "a later run looks in the place of the former, with its own settings" {
+  watching 100
+  former=$(<machine1/lock.watch)
+  MACHINE=1 PATH=$PWD/bin:$PATH machine1/takeover 192.0.2.100 203.0.113.10 eth0
+  until_true has_ended "$former"
+  echo eni-9 >place
+  until_true is_at 1
+}
+
+@test "who stays the master has it as soon as Amazon lets him, whatever has gone wrong before" {
+  for trouble in UnauthorizedOperation RequestLimitExceeded; do
+    echo "An error occurred ($trouble) when calling it: no" >trouble
+    run -0 watching 100
+    [[ $output == *"($trouble)"*'failed: 1' ]]
+    until_true has_looked 1 6
+    is_at 0
+    [[ $(grep -c 'no; again each' machine1/log) == 1 ]]
+    rm trouble
+    until_true is_at 1
+    rm -r machine1 calls
+  done
 }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.laboratory import wait_for
-from tests.standby.laboratory import POLICY, VIP, Instance, Vpc, finish
+from tests.standby.laboratory import CONF, ELASTIC_IP, POLICY, TAKEOVER, VIP, Instance, Vpc, finish
 
 pytestmark = pytest.mark.one_python
 
@@ -26,13 +26,22 @@ def master(pair: Vpc) -> Iterator[Instance]:
     first, second = pair.instances
     pair.ask("put_elastic_ip", eni=second.eni, address=VIP)
     pair.ask("calls")
+    set_up(first)
     win(first)
     yield first
     lose(first)
     first.end_takeovers()
     pair.ask("forget_faults")
     pair.ask("permit", policy=POLICY)
+    first.path(CONF).unlink()
     first.path("/var/log/access-limiter-takeover.log").unlink(missing_ok=True)
+
+
+def set_up(instance: Instance) -> None:
+    """Have keepalived configured to run it."""
+    file = instance.path(CONF)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f'notify_master "{TAKEOVER} {VIP} {ELASTIC_IP} eth0" root\n')
 
 
 def win(instance: Instance) -> None:
