@@ -419,17 +419,19 @@ check_served() {
   is_served "$1" || fail "$1 does not run, or is not enabled: see systemctl status $1 there"
 }
 
-# put_unit SERVICE TEXT: a service of the script's own, which runs
+# put_unit SERVICE TEXT [COMMAND...]: a service of the script's own, which runs.  The command tells whether it has
+# its effect: of a service that has no process systemd knows only that it was started once.
 put_unit() {
   local file=/etc/systemd/system/$1.service
   if ! cmp -s "$file" - <<<"$2"; then
     [[ ! -e $file ]] || run systemctl stop "$1"
     put_file 644 "$file" "$2"
     run systemctl daemon-reload
-  elif is_served "$1"; then
+  elif is_served "$1" && "${@:3}"; then
     return
   fi
-  run systemctl enable --now "$1"
+  run systemctl enable "$1"
+  run systemctl restart "$1"
 }
 
 remove_unit() {

@@ -323,6 +323,49 @@ def test_way_to_accept_can_be_changed(machines: Machines) -> None:
     assert machines.ask(machines.web[0]) == "web1"
 
 
+@pytest.mark.parametrize(
+    ("accept", "loss"),
+    [("lo", f"ip address del {_VIP}/32 dev lo"), ("nftables", "nft flush ruleset")],
+)
+def test_what_has_gone_though_its_service_runs_is_brought_back(
+    machines: Machines, accept: str, loss: str
+) -> None:
+    """What status advises does help."""
+    machines.accept = accept
+    machines.do("install")
+    server = machines.web[0]
+    server.do(*loss.split())
+    assert f'web1: does not take what is sent to {_VIP}: run "install"' in machines.refusal("status")
+    expected = [
+        "web1: + systemctl enable access-limiter-vip",
+        "web1: + systemctl restart access-limiter-vip",
+    ]
+    assert steps(machines.do("install", "--dry-run")) == expected
+    assert steps(machines.do("install")) == expected
+    assert machines.ask(server) == "web1"
+    assert machines.do("status").endswith("All is in order.\n")
+
+
+@pytest.mark.parametrize("commands", [["reload"], ["restart"], ["stop", "start"], ["reload", "reload"]])
+def test_rule_is_there_again_when_the_distributions_own_are_loaded(
+    machines: Machines, commands: list[str]
+) -> None:
+    """Which takes all others away."""
+    machines.accept = "nftables"
+    server = machines.web[0]
+    own = "table ip own {\n\tchain input {\n\t}\n}\n"
+    server.path("/etc/nftables.conf").write_text(f"flush ruleset\n{own}")
+    server.do("systemctl", "enable", "--now", "nftables")
+    machines.do("install")
+    for command in commands:
+        server.do("systemctl", command, "nftables")
+    assert own in server.do("nft", "list", "ruleset")
+    assert server.do("nft", "list", "ruleset").count(f"ip daddr {_VIP} tcp dport 80 redirect") == 1
+    assert machines.ask(server) == "web1"
+    machines.do("remove")
+    assert server.do("nft", "list", "ruleset") == own
+
+
 def test_address_is_handed_over_and_stays(machines: Machines) -> None:
     """By hand, and when a director is lost; who comes back leaves it where it is."""
     machines.do("install")

@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 """systemctl where no systemd runs: as much of it as the scripts ask for, with the units as they are.
 
-It reads ExecStart=, ExecStop=, ExecReload=, Type= and RemainAfterExit=.  What is enabled is started by ``systemctl
-default``, when a machine starts.
+It reads ExecStart=, ExecStop=, ExecReload=, Type= and RemainAfterExit=; and of what is enabled PartOf=,
+ReloadPropagatedFrom= and WantedBy=, as far as these name services.  What is enabled is started by ``systemctl default``,
+when a machine starts.
 """
 
 import os
@@ -45,9 +46,19 @@ class Unit:
         except FileNotFoundError:
             return False
 
+    def others(self, key: str) -> "list[Unit]":
+        """Those enabled that name this one there: what is done with this one is done with them, too."""
+        links = sorted(WANTED.glob("*.service")) if WANTED.exists() else []
+        units = [Unit(link.name) for link in links if link.name != self.name]
+        return [unit for unit in units if self.name in " ".join(unit._all(key)).split()]
+
     def start(self) -> None:
-        if self.is_active():
-            return
+        if not self.is_active():
+            self._start()
+        for unit in self.others("WantedBy"):
+            unit.start()
+
+    def _start(self) -> None:
         RUNNING.mkdir(exist_ok=True)
         (kind,) = self._all("Type")[-1:] or ["simple"]
         pid = 0
@@ -69,6 +80,8 @@ class Unit:
             self._state.write_text(str(pid))
 
     def stop(self) -> None:
+        for unit in self.others("PartOf"):
+            unit.stop()
         if not self.is_active():
             return
         for command in self._commands("ExecStop"):
@@ -82,6 +95,16 @@ class Unit:
     def reload(self) -> None:
         for command in self._commands("ExecReload"):
             subprocess.run(command, check=True)
+        for unit in self.others("ReloadPropagatedFrom"):
+            if unit.is_active():
+                unit.reload()
+
+    def restart(self) -> None:
+        parts = [unit for unit in self.others("PartOf") if unit.is_active()]
+        self.stop()
+        self.start()
+        for unit in parts:
+            unit.start()
 
     def _commands(self, key: str) -> "list[list[str]]":
         environ = dict(it.strip('"').split("=", 1) for it in self._all("Environment"))
@@ -120,11 +143,8 @@ def _main() -> None:
                 unit.link.symlink_to(str(unit.file))
         elif what == "disable":
             unit.link.unlink(missing_ok=True)
-        elif what in ("start", "stop", "reload"):
+        elif what in ("start", "stop", "reload", "restart"):
             getattr(unit, what)()
-        elif what == "restart":
-            unit.stop()
-            unit.start()
         else:
             sys.exit(f"systemctl: not in this laboratory: {' '.join(sys.argv[1:])}")
         if now and what == "enable":
