@@ -3,7 +3,7 @@
 # machine that leave alone what is in order.  Each of them sources this file, defines
 #   COMMANDS  its commands, each with the number of its arguments: (render:0 add-node:2)
 #   SENT      the names of its own variables that its functions need on other machines
-#   PATIENCE  seconds that wait_for waits
+#   PATIENCE  seconds that comes_true and wait_for wait
 #   usage     what --help says
 # and then calls read_options and read_inventory.
 # Checked with: shellcheck cluster.bash && shfmt -d -i 2 -ci cluster.bash
@@ -54,14 +54,19 @@ run() {
   [[ $dry_run ]] || "$@" || fail "the last command failed: correct the cause and run this again"
 }
 
-# wait_for COMMAND...: until it succeeds, for PATIENCE seconds
-wait_for() {
+# comes_true COMMAND...: whether it succeeds within PATIENCE seconds
+comes_true() {
   local end=$((SECONDS + PATIENCE))
   [[ ! $dry_run ]] || return 0
   until "$@"; do
-    ((SECONDS < end)) || fail "not within $PATIENCE s: $*"
+    ((SECONDS < end)) || return 1
     sleep 0.1
   done
+}
+
+# wait_for COMMAND...: which must succeed within that time
+wait_for() {
+  comes_true "$@" || fail "not within $PATIENCE s: $*"
 }
 
 # Options and inventory

@@ -83,6 +83,27 @@ takeover() {
   done
 }
 
+@test "who waits in vain for one that holds the address is told who should, and where to look" {
+  ((EUID == 0)) || skip "only root installs"
+  cp -R "$deploy" copy
+  sed -i "s,^readonly KEEPALIVED=.*,readonly KEEPALIVED=$PWD/keepalived.conf," copy/cluster.bash
+  sed -i 's/^readonly PATIENCE=[0-9]*/readonly PATIENCE=1/' copy/standby/standby
+  printf '%s\n' 'standby=web1 127.9.9.11' 'standby=web2 127.9.9.12' vip=127.9.9.100 interface=eth0 \
+    "remote=env PATH=$PWD/bin:$PATH" >cluster.conf
+  for program in keepalived systemctl curl; do
+    tool "$program" true
+  done
+  tool firewall-cmd false
+  # shellcheck disable=SC2016 # for the tool
+  tool ip 'case $* in
+  *" to 127.9.9.1"[12]) echo "2: eth0 inet $8/24 scope global eth0" ;;
+  "neighbour show "*) echo "127.9.9.100 FAILED" ;;
+  esac'
+  run -1 copy/standby/standby install --inventory cluster.conf
+  [[ ${lines[-1]} == 'standby: none or both of web1 web2 hold 127.9.9.100, or '* ]]
+  [[ $output != *'not within'* ]]
+}
+
 @test "nothing in the inventory is executed" {
   # shellcheck disable=SC2016 # it shall not be expanded
   echo 'remote=false $(touch executed)' >>cluster.conf

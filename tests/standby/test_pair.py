@@ -9,7 +9,6 @@ import pytest
 
 from tests.cluster.laboratory import wait_for
 from tests.standby.laboratory import CONF, ELASTIC_IP, TAKEOVER, VIP, Instance, Vpc
-from tests.standby.test_takeover import DESCRIBE
 
 pytestmark = pytest.mark.one_python
 
@@ -138,11 +137,47 @@ def test_machine_whose_web_server_cannot_admit_gives_it_away(
     assert installed.is_at(second)
 
 
+def test_while_both_have_lost_their_stores_nobody_answers_and_then_one_does_again(
+    installed: Vpc, first: Instance, second: Instance, record_property: Record
+) -> None:
+    for it in installed.instances:
+        it.lose_store()
+    try:
+        wait_for(lambda: not first.holds() and not second.holds(), "both give it away")
+        assert installed.served_by() == ""
+        done = installed.deploy("status")
+        assert done.status == 1
+        assert f"standby: nobody holds {VIP}" in done.output
+    finally:
+        for it in installed.instances:
+            it.find_store()
+    began = time.monotonic()
+    wait_for(lambda: installed.served_by() != "", "one serves")
+    record_property("both stores back: address", f"{time.monotonic() - began:.1f} s")
+    wait_for(lambda: any(installed.is_at(it) for it in installed.instances), "all at one")
+    record_property("both stores back: Elastic IP", f"{time.monotonic() - began:.1f} s")
+
+
+def test_failback_to_a_machine_that_has_it_tells_what_else_is_wrong(
+    installed: Vpc, first: Instance, second: Instance
+) -> None:
+    second.do("systemctl", "stop", "keepalived")
+    try:
+        done = installed.deploy("failback")
+    finally:
+        second.do("systemctl", "start", "keepalived")
+    wait_for(lambda: "Entering BACKUP STATE" in second.do("tail", "-n1", "/var/log/keepalived"), "back")
+    assert done.status == 1
+    assert f"standby: {second.name}: keepalived does not run" in done.output
+    assert "all is in order" not in done.output
+
+
 def test_failover_and_failback_by_command(
     installed: Vpc, first: Instance, second: Instance, record_property: Record
 ) -> None:
     done = installed.deploy("failover", "--dry-run")
     assert done.status == 0, done.output
+    assert "has it all" not in done.output
     assert installed.is_at(first)
     for command, taker in (("failover", second), ("failback", first)):
         done = installed.deploy(command)
@@ -176,19 +211,21 @@ def test_elastic_ip_and_script_that_somebody_took_away_are_missed_and_brought_ba
 def test_without_elastic_ip_nobody_asks_amazon(
     installed: Vpc, first: Instance, second: Instance, without_elastic_ip: None
 ) -> None:
-    """And whoever holds the address keeps it while its settings change."""
-    installed.ask("calls")
+    """Whoever holds the address keeps it while its settings change; the Elastic IP stays where it is put."""
+    ends = first.log().count("not wanted (any more)")
     done = installed.deploy("install")
     assert done.status == 0, done.output
+    wait_for(lambda: first.log().count("not wanted (any more)") > ends, "the one that looked has ended")
+    installed.ask("put_elastic_ip", eni=second.eni, address=second.address)
+    installed.ask("calls")
     for it in installed.instances:
         assert "notify" not in it.path(CONF).read_text()
     assert installed.served_by() == first.name
     done = installed.deploy("failover")
     assert done.status == 0, done.output
     assert installed.served_by() == second.name
-    assert {call for _, call in installed.ask("calls")} <= {DESCRIBE}, (
-        "the last one that looked may still do"
-    )
+    assert installed.ask("calls") == []
+    assert installed.ask("elastic_ip") == [second.eni, second.address]
 
 
 def test_removal_leaves_nothing_but_packages_and_logs(installed: Vpc, without_elastic_ip: None) -> None:
