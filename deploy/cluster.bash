@@ -503,8 +503,69 @@ remove_keepalived() {
   [[ ! -e $KEEPALIVED.packaged ]] || run mv "$KEEPALIVED.packaged" "$KEEPALIVED"
 }
 
+# Who has the address
+
 holds_vip() {
   [[ $(ip -o -4 address show dev "$interface" to "$vip" 2>/dev/null) ]]
+}
+
+hardware_address() {
+  local -a said
+  read -ra said < <(ip -br link show dev "$interface")
+  printf '%s\n' "${said[2]}"
+}
+
+# The hardware address of the machine that answers for the address, none if nobody does; asked by one that
+# does not hold it.
+who_has_vip() {
+  local said
+  ip neighbour del "$vip" dev "$interface" 2>/dev/null || true
+  echo >"/dev/udp/$vip/9"
+  dry_run='' wait_for is_answered # looking changes nothing
+  said=$(ip neighbour show "$vip" dev "$interface")
+  [[ ! $said =~ ' lladdr '([^ ]+) ]] || printf '%s\n' "${BASH_REMATCH[1]}"
+}
+
+# Or the kernel has given up, which asks thrice, a second apart; or keepalived has just taken the address
+# here, and nobody is asked.
+is_answered() {
+  holds_vip || [[ $(ip neighbour show "$vip" dev "$interface") == *' '@(REACHABLE|STALE|DELAY|PROBE|FAILED)* ]]
+}
+
+# find_holders MACHINE...: sets holders, those of them that hold the address
+find_holders() {
+  local machine
+  holders=()
+  for machine; do
+    ! send "$machine" holds_vip 2>/dev/null || holders+=("$machine")
+  done
+}
+
+# find_owners MACHINE...: sets owners, too, the hardware addresses of the holders
+find_owners() {
+  local machine
+  find_holders "$@"
+  owners=()
+  for machine in ${holders[@]+"${holders[@]}"}; do
+    owners+=("$(send "$machine" hardware_address)")
+  done
+}
+
+# check_vip MACHINE...: nobody but these has the address; asked by one of them that does not hold it, if there is one
+check_vip() {
+  local machine answer
+  local -a owners
+  find_owners "$@"
+  for machine; do
+    ! is_one_of "$machine" ${holders[@]+"${holders[@]}"} || continue
+    answer=$(send "$machine" who_has_vip) || fail "$machine cannot ask who has $vip"
+    [[ ! $answer ]] || ! is_one_of "$answer" ${owners[@]+"${owners[@]}"} || break
+    find_owners "$@" # one of them may have taken it meanwhile
+    ! is_one_of "$machine" ${holders[@]+"${holders[@]}"} || continue
+    [[ ! $answer ]] || is_one_of "$answer" ${owners[@]+"${owners[@]}"} ||
+      fail "$vip is in use: $machine hears $answer answer for it"
+    break # their network is the same
+  done
 }
 
 # End

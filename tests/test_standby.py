@@ -110,13 +110,18 @@ def test_takeover_has_no_mistake_of_the_first_description() -> None:
 def test_policy_is_json_that_names_calls_and_resources(tmp_path: Path) -> None:
     """Only what reads may name everything: there AWS knows no resources."""
     rendered = parts_of(STANDBY.render(tmp_path, *_VARIANTS["aws"]))
-    policy = json.loads(rendered["AWS", "policy of the role of both instances"])
-    assert policy == json.loads((STANDBY.path.parent / "policy.json").read_text())
+    text = rendered["AWS", "policy of the role of both instances"]
+    assert text.count("203.0.113.10") == 1
+    assert (
+        text.replace("203.0.113.10", "ELASTIC_IP") == (STANDBY.path.parent / "policy.json").read_text()
+    )
+    policy = json.loads(text)
     for statement in policy["Statement"]:
         actions = statement["Action"]
         reads = all(":Describe" in it for it in ([actions] if isinstance(actions, str) else actions))
         assert "*" not in "".join(actions)
         assert (statement["Resource"] == "*") == reads
+        assert ("elastic-ip" in statement["Resource"]) == ("Condition" in statement)
 
 
 @pytest.mark.parametrize(

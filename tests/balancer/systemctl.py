@@ -2,8 +2,8 @@
 """systemctl where no systemd runs: as much of it as the scripts ask for, with the units as they are.
 
 It reads ExecStart=, ExecStop=, ExecReload=, Type= and RemainAfterExit=; and of what is enabled PartOf=,
-ReloadPropagatedFrom= and WantedBy=, as far as these name services.  What is enabled is started by ``systemctl default``,
-when a machine starts.
+ReloadPropagatedFrom= and WantedBy=, as far as these name services.  What is enabled is started by
+``systemctl default``, when a machine starts.
 """
 
 import os

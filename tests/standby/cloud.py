@@ -73,6 +73,18 @@ class Cloud:
 
     # What the tests ask for
 
+    def add_elastic_ip(self, elastic_ip: str) -> None:
+        """One more of the account's, which is nobody's of the pair."""
+        self._backend.allocate_address("vpc", address=elastic_ip)
+
+    def add_interface(self, address: str) -> str:
+        """Somebody else's, with that address; its name."""
+        return str(self._backend.create_network_interface(self._subnet, address).id)
+
+    def remove_interface(self, eni: str) -> None:
+        """End what ``add_interface`` began."""
+        self._backend.delete_network_interface(eni)
+
     def add_instance(self, address: str, mac: str) -> str:
         """Its network interface's name."""
         eni = self._backend.create_network_interface(self._subnet, address, group_ids=[self._group.id])
@@ -212,17 +224,27 @@ class Cloud:
 
     def _permits(self, asked: dict[str, str]) -> bool:
         kinds = _RESOURCES.get(asked["Action"], {})
-        resources = [
-            f"arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/{asked[name]}" for name, kind in kinds.items()
-        ]
+        resources = [(kind, asked[name]) for name, kind in kinds.items()]
         action = f"ec2:{asked['Action']}"
         return all(
             any(
-                _matches(action, it["Action"]) and _matches(resource, it["Resource"])
+                _matches(action, it["Action"])
+                and _matches(
+                    f"arn:aws:ec2:{REGION}:{ACCOUNT}:{kind}/{name}" if kind else "*", it["Resource"]
+                )
+                and it.get("Condition", {}).get("StringEquals", {}).items()
+                <= self._keys(kind, name).items()
                 for it in self._policy
             )
-            for resource in resources or ["*"]
+            for kind, name in resources or [("", "")]
         )
+
+    def _keys(self, kind: str, name: str) -> dict[str, str]:
+        """What a condition may ask of a resource (the same reference): of all keys, the one that is used."""
+        if kind != "elastic-ip":
+            return {}
+        (found,) = self._backend.describe_addresses(allocation_ids=[name])
+        return {"ec2:PublicIpAddress": found.public_ip}
 
     def _assign(self, asked: dict[str, str]) -> Answer | None:
         address, eni = asked["PrivateIpAddress.1"], asked["NetworkInterfaceId"]
@@ -257,6 +279,7 @@ class Cloud:
             "placement/availability-zone": f"{REGION}a",
             f"{interface}/interface-id": it["eni"],
             f"{interface}/security-group-ids": self._group.id,
+            f"{interface}/subnet-id": self._subnet.id,
             "iam/security-credentials/": ROLE,
             f"iam/security-credentials/{ROLE}": json.dumps(it["credentials"]),
         }.get(path)

@@ -29,7 +29,10 @@ ELASTIC_IP = "203.0.113.10"
 LOG = "/var/log/access-limiter-takeover.log"
 TAKEOVER = "/usr/libexec/keepalived/access-limiter-takeover"
 CONF = "/etc/keepalived/keepalived.conf"
-POLICY: dict[str, Any] = json.loads((REPOSITORY / "deploy/standby/policy.json").read_text())
+
+_POLICY = (REPOSITORY / "deploy/standby/policy.json").read_text()
+POLICY: dict[str, Any] = json.loads(_POLICY.replace("ELASTIC_IP", ELASTIC_IP))
+"""As it is rendered."""
 
 _NETWORK = "10.77.0.0/24"
 _CLOUD = "10.77.0.254"

@@ -97,6 +97,46 @@ def test_elastic_ip_of_somebody_else_is_found(cloud: Vpc) -> None:
     )
 
 
+def test_another_elastic_ip_of_the_account_is_not_permitted(cloud: Vpc) -> None:
+    """The policy is for one: whoever gets hold of a machine can take no other."""
+    other = "203.0.113.12"
+    cloud.ask("add_elastic_ip", elastic_ip=other)
+    cloud.write_pair(elastic_ip=other)
+    done = cloud.deploy("check")
+    assert done.status == 1
+    for it in cloud.instances:
+        refused = "permissions are missing: associate-address: An error occurred (UnauthorizedOperation)"
+        assert f"standby: {it.name}: {refused}" in done.output
+    assert "assign-private-ip-addresses:" not in done.output
+
+
+def test_address_of_a_third_interface_at_amazon_is_found(cloud: Vpc) -> None:
+    eni = cloud.ask("add_interface", address=VIP)
+    try:
+        done = cloud.deploy("check")
+    finally:
+        cloud.ask("remove_interface", eni=eni)
+    assert done.status == 1
+    for it in cloud.instances:
+        assert f"standby: {it.name}: {VIP} is in use: {eni} has it\n" in done.output
+
+
+def test_address_of_a_third_machine_on_the_network_is_found(cloud: Vpc) -> None:
+    cloud.write_pair(elastic_ip="")
+    cloud.do("ip", "address", "add", f"{VIP}/32", "dev", "switch")
+    try:
+        for command in ("check", "install"):
+            done = cloud.deploy(command)
+            assert done.status == 1
+            said = f"standby: {VIP} is in use: web1 hears 02:00:0a:4d:00:fe answer for it\n"
+            assert done.output.endswith(said)
+    finally:
+        cloud.do("ip", "address", "del", f"{VIP}/32", "dev", "switch")
+    assert not any(it.path(CONF).exists() for it in cloud.instances)
+    done = cloud.deploy("check")
+    assert done.status == 0, done.output
+
+
 def test_address_that_somebody_else_has_put_there_is_found(cloud: Vpc) -> None:
     cloud.write_pair(elastic_ip="")
     second = cloud.instances[1]
