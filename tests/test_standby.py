@@ -95,6 +95,29 @@ def test_both_machines_run_the_same_script_and_after_a_split_brain_again(tmp_pat
     assert {("web1", TAKEOVER), ("web2", TAKEOVER)} <= parts.keys()
 
 
+@pytest.mark.parametrize(
+    ("variant", "machine", "elastic_ip", "said"),
+    [
+        ("aws", "web1", "203.0.113.10", "wanted, higher, "),
+        ("aws", "web2", "203.0.113.10", "wanted, "),
+        ("aws", "web1", "203.0.113.11", "higher, "),
+        ("premises", "web2", "203.0.113.10", ""),
+    ],
+)
+def test_takeover_reads_in_keepalived_conf_what_is_written_there(
+    tmp_path: Path, variant: str, machine: str, elastic_ip: str, said: str
+) -> None:
+    """Whether it is to run with these arguments, and which of two masters this one is."""
+    file = tmp_path / "keepalived.conf"
+    file.write_text(parts_of(STANDBY.render(tmp_path, *_VARIANTS[variant]))[machine, KEEPALIVED])
+    ask = """source "$1"
+CONFIGURATION=$2 address=192.0.2.100 elastic_ip=$3 interface=eth0
+! is_wanted || printf 'wanted, '
+! has_higher_priority || printf 'higher, '"""
+    words = ["bash", "-c", ask, "bash", str(STANDBY.path.parent / "takeover"), str(file), elastic_ip]
+    assert subprocess.check_output(words, text=True) == said
+
+
 def test_takeover_has_no_mistake_of_the_first_description() -> None:
     """Metadata by a token and with errors seen; reassignment in one step each; then a look."""
     text = re.sub(r"\\\n\s*", "", (STANDBY.path.parent / "takeover").read_text())
