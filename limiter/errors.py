@@ -34,6 +34,7 @@ from limiter.httperror import (
     answer_to,
 )
 from limiter.reporter import NAMES, Reporter, reporter_of
+from limiter.spares import Spares
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,11 +123,15 @@ class HandleErrors:
     """
 
     def __init__(self, app: "WSGIApplication") -> None:
+        # Loaded while there is what it takes; and other threads may take the spares.
+        from limiter import journal, mail, response, trace, wsgi  # noqa: F401
+
         self._app = app
+        self._spares = Spares()
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
         """Answer a request."""
-        request = _Request(environ, start_response)
+        request = _Request(environ, start_response, self._spares)
         try:
             parts = self._app(environ, request.start)
             if isinstance(parts, (list, tuple)):
@@ -142,9 +147,12 @@ class HandleErrors:
 class _Request:
     """A request, and how far its answer has come."""
 
-    def __init__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> None:
+    def __init__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse", spares: Spares
+    ) -> None:
         self._environ = environ
         self._start_response = start_response
+        self._spares = spares
         self.has_begun = False
         self.has_left = False
 
@@ -175,7 +183,8 @@ class _Request:
         from limiter.wsgi import variables
 
         remark = "headers had been sent" if self.has_left else ""
-        reporter_of(variables(self._environ)).report_error(status, error, remark)
+        with self._spares:
+            reporter_of(variables(self._environ)).report_error(status, error, remark)
 
 
 class _Parts:

@@ -2,6 +2,7 @@
 
 import posix
 
+from limiter import reporter  # noqa: F401  (while there is a descriptor to load it with)
 from limiter.breaker import Breaker
 from limiter.limiter import Limiter
 from limiter.request import Key

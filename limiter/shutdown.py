@@ -6,6 +6,7 @@ from _signal import SIG_BLOCK, SIG_SETMASK, SIGTERM, pthread_sigmask
 
 from limiter.httperror import answer_to
 from limiter.reporter import NAMES, Reporter
+from limiter.spares import Spares
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Shutdown:
         self._page = page
         self._has_failed = False
         self._is_head = environ.get(b"REQUEST_METHOD") == b"HEAD"
+        self._spares = Spares()
         try:
             self._reserve = bytes(_RESERVE)
         except MemoryError:
@@ -62,7 +64,8 @@ class Shutdown:
         calls = sys.getrecursionlimit()
         sys.setrecursionlimit(calls + _MORE_CALLS)
         try:
-            self._fail(error)
+            with self._spares:
+                self._fail(error)
         finally:
             pthread_sigmask(SIG_SETMASK, mask)
             try:

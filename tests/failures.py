@@ -93,6 +93,12 @@ FAILURES = {
         500,
         "MemoryError",
     ),
+    "too-many-open-files": Failure(
+        "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\nfiles = []\nwhile True:\n"
+        '    files.append(open("/dev/null"))',
+        500,
+        "OSError: [Errno 24] Too many open files: '/dev/null'",
+    ),
     "exit-in-header": Failure(
         'import sys\nprint("Content-Type: text/html")\nsys.exit(3)',
         500,

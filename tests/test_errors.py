@@ -184,6 +184,44 @@ def test_a_process_without_a_request_only_reports(place: Path, text: str, reason
     assert ended.output == "before\n"
 
 
+USE_UP = """\
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+files = []
+try:
+    while True:
+        files.append(open("/dev/null"))
+except OSError:
+    pass
+"""
+
+
+def test_a_process_that_stays_tells_of_each_failure_without_a_descriptor_left(place: Path) -> None:
+    """The second failure needs what the first one did not: a module that was not loaded, and a file."""
+    log = place / "log"
+    text = (
+        f"import threading\n{USE_UP}def fail(error):\n    raise error\n"
+        "def work(error):\n    it = threading.Thread(target=fail, args=[error])\n    it.start()\n    it.join()\n"
+        f"work(KeyError(1))\nerrors.install({str(log)!r})\nwork(KeyError(2))\n"
+    )
+    ended = execute(place, text)
+    (entry,) = ended.entries()
+    assert entry["reason"] == "KeyError: 1"
+    assert json.loads(log.read_text())["reason"] == "KeyError: 2"
+
+
+def test_spares_leave_a_file_alone_that_has_one_of_their_numbers(place: Path) -> None:
+    text = (
+        "import os\nfor number in range(3, 64):\n    try:\n        os.close(number)\n    except OSError:\n"
+        "        pass\nfiles = [open('/dev/null') for _ in range(40)]\n"
+        "class Last:\n    def __del__(self):\n        1 / 0\n"
+        "Last()\nfor file in files:\n    os.fstat(file.fileno())\n    file.close()\nprint('all there')"
+    )
+    ended = execute(place, text)
+    assert ended.output == "all there\n"
+    assert [entry["reason"] for entry in ended.entries()] == ["ZeroDivisionError: division by zero"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -393,6 +431,23 @@ def test_a_wsgi_application_that_fails_in_its_body_is_left_to_the_server(place: 
     assert (answer.status, answer.left, answer.replaced) == (200, b"half", False)
     assert isinstance(answer.error, KeyError)
     assert [entry["reason"] for entry in answer.entries] == ["KeyError: 'x' (headers had been sent)"]
+
+
+def test_a_wsgi_application_without_a_descriptor_left_is_answered_and_told_of(place: Path) -> None:
+    log = place / "log"
+    text = (
+        "import sys\n"
+        f"def application(environ, start_response):\n    1 / 0\n"
+        "application = errors.HandleErrors(application)\n"
+        f"environ = {{'REQUEST_METHOD': 'GET', 'LIMITER_LOG': {str(log)!r}}}\n"
+        f"{USE_UP}def start_response(status, *_):\n    print(status)\n"
+        "for _ in range(2):\n    print(*application(environ, start_response))\n"
+    )
+    ended = execute(place, text)
+    answer = """500 Internal Server Error\nb'{"message": "Internal Server Error"}'\n"""
+    assert (ended.output, ended.log) == (2 * answer, "")
+    reasons = [json.loads(line)["reason"] for line in log.read_text().splitlines()]
+    assert reasons == 2 * ["ZeroDivisionError: division by zero"]
 
 
 def test_what_is_no_exception_is_the_servers(place: Path) -> None:

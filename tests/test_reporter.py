@@ -327,3 +327,31 @@ def test_every_door_reports_failures_and_if_told_to_denials(
     assert statuses == [500, 401, 500, 500]
     assert "fortnight" in log(place)[2]["reason"]
     assert log(place)[2]["where"].rpartition(":")[0].endswith("limiter/notation.py")
+
+
+@pytest.mark.parametrize(
+    ("limit", "status"), [("10/hour", "500 Internal Server Error"), ("0/hour", "429 Too Many Requests")]
+)
+def test_a_door_that_stays_gives_its_verdict_and_tells_of_it_without_a_descriptor_left(
+    place: Path, root: str, limit: str, status: str
+) -> None:
+    """By what loads nothing, if what is told takes more."""
+    code = (
+        "import resource\nfrom limiter.wsgi import RateLimit\n"
+        "door = RateLimit(lambda *_: [b'through'])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\nfiles = []\n"
+        "try:\n    while True:\n        files.append(open('/dev/null'))\nexcept OSError:\n    pass\n"
+        "print(door({'REQUEST_METHOD': 'GET', 'QUERY_STRING': 'app_id=acme'}, print))\n"
+    )
+    environ = clean_environ(
+        LIMITER_ROOT=root,
+        LIMITER_LIMIT=limit,
+        LIMITER_LOG=f"{place}/log",
+        LIMITER_LOG_LEVEL="warning",
+    )
+    ended = subprocess.run(
+        [PYTHON, "-c", code], cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.startswith(status)
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("limiter: ")
