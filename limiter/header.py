@@ -16,65 +16,33 @@ _CONTROLS = bytes([*range(9), *range(10, 32), 127])
 _SHOWN = 80
 
 
-class Beginning:
-    """Takes the output as it comes, and holds it until the header is complete and the body begins.
-
-    An answer that tells of a failure itself, with a Status of 5xx, is held on, as far as it may be: until it
-    ends nobody knows whether it is whole.
-    """
+class Header:
+    """Reads header fields as they come."""
 
     def __init__(self) -> None:
         self.is_complete = False
-        """Whether the header is."""
-        self.has_passed = False
-        """Whether anything has been given back."""
-        self._held = b""
-        self._status = 200
+        self.size = 0
+        """Bytes that have been read, and that are good."""
+        self.status = 200
         self._line = 1
-        self._at = 0
 
-    @property
-    def room(self) -> int:
-        """How many bytes it may be given at once, at least 1."""
-        return MOST if self.has_passed else MOST - len(self._held)
-
-    def take(self, part: bytes) -> bytes:
-        """What may be passed on by now, with this part added.
+    def read(self, output: "bytes | bytearray") -> None:
+        """Read on in the output, which begins with what has been read.
 
         Raises ValueError if it is no header, saying in which line and why.
         """
-        if self.has_passed:
-            return part
-        self._held += part
-        self._read()
-        if len(self._held) >= MOST:
-            if not self.is_complete:
-                raise ValueError("there is no blank line in its first 64 KiB")
-        elif not self.is_complete or len(self._held) == self._at or self._status >= 500:
-            return b""
-        return self.release()
-
-    def release(self) -> bytes:
-        """What has been held, to be passed on now."""
-        self.has_passed = True
-        held, self._held = self._held, b""
-        return held
-
-    def __bool__(self) -> bool:
-        """Whether there has been any output."""
-        return self.has_passed or bool(self._held)
-
-    def _read(self) -> None:
         while not self.is_complete:
-            end = self._held.find(b"\n", self._at)
-            line = self._held[self._at : end if end >= 0 else None]
+            end = output.find(b"\n", self.size)
+            line = bytes(output[self.size : end if end >= 0 else None])
             if len(line) > _LINE_MOST:
                 self._refuse(line, "has more than 8189 bytes")
             if end < 0:
-                return
+                break
             self._check(line[:-1] if line[-1:] == b"\r" else line)
-            self._at = end + 1
+            self.size = end + 1
             self._line += 1
+        if not self.is_complete and len(output) >= MOST:
+            raise ValueError("there is no blank line in its first 64 KiB")
 
     def _check(self, line: bytes) -> None:
         if not line:
@@ -92,7 +60,56 @@ class Beginning:
             code = int(value[:3]) if value[:3].isdigit() and value[3:4] in (b"", b" ") else 0
             if not 200 <= code <= 599:
                 self._refuse(line, "expected a status from 200 to 599")
-            self._status = code
+            self.status = code
 
     def _refuse(self, line: bytes, reason: str) -> None:
         raise ValueError(f"line {self._line} of its header, {line[:_SHOWN]!r}: {reason}")
+
+
+class Beginning:
+    """Takes the output as it comes, and holds it until the header is complete and the body begins.
+
+    An answer that tells of a failure itself, with a Status of 5xx, is held on, as far as it may be: until it
+    ends nobody knows whether it is whole.
+    """
+
+    def __init__(self) -> None:
+        self.has_passed = False
+        """Whether anything has been given back."""
+        self._held = b""
+        self._header = Header()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the header is."""
+        return self._header.is_complete
+
+    @property
+    def room(self) -> int:
+        """How many bytes it may be given at once, at least 1."""
+        return MOST if self.has_passed else MOST - len(self._held)
+
+    def take(self, part: bytes) -> bytes:
+        """What may be passed on by now, with this part added.
+
+        Raises ValueError if it is no header, saying in which line and why.
+        """
+        if self.has_passed:
+            return part
+        self._held += part
+        header = self._header
+        header.read(self._held)
+        has_body = header.is_complete and len(self._held) > header.size
+        if len(self._held) < MOST and (not has_body or header.status >= 500):
+            return b""
+        return self.release()
+
+    def release(self) -> bytes:
+        """What has been held, to be passed on now."""
+        self.has_passed = True
+        held, self._held = self._held, b""
+        return held
+
+    def __bool__(self) -> bool:
+        """Whether there has been any output."""
+        return self.has_passed or bool(self._held)

@@ -9,8 +9,7 @@ import posix
 import sys
 from _thread import RLock
 
-HELD_MOST = 65536
-"""Bytes that are held back."""
+from limiter.header import MOST, Header
 
 
 class Page(io.BufferedIOBase):
@@ -18,7 +17,7 @@ class Page(io.BufferedIOBase):
 
     def __init__(self) -> None:
         self._held = bytearray()
-        self._has_headers = False
+        self._header = Header()
         self._has_left = False
         self._is_over = False
         self._lock = RLock()
@@ -43,11 +42,12 @@ class Page(io.BufferedIOBase):
                 raise ValueError("write to closed file")
             if self._is_over:
                 return len(data)
-            before = len(self._held)
             self._held += data
-            if not self._has_headers:
-                self._look_for_headers(max(0, before - 2))
-            if self._has_headers and len(self._held) > HELD_MOST:
+            try:
+                self._header.read(self._held)
+            except ValueError as error:
+                raise ValueError(f"The script's output is no response: {error}") from None
+            if len(self._held) > MOST:
                 self._leave()
         return len(data)
 
@@ -56,7 +56,7 @@ class Page(io.BufferedIOBase):
         # Nobody calls it when the interpreter does, just before it tells of an exception that nobody caught.
         is_asked_for = sys._getframe().f_back is not None
         with self._lock:
-            if is_asked_for and self._has_headers and not self._is_over:
+            if is_asked_for and self._header.is_complete and not self._is_over:
                 self._leave()
 
     def finish(self) -> None:
@@ -67,7 +67,7 @@ class Page(io.BufferedIOBase):
         with self._lock:
             if self._is_over:
                 return
-            if not self._has_headers:
+            if not self._header.is_complete:
                 raise ValueError("The script has ended before its headers were complete")
             self._leave()
             self._is_over = True
@@ -97,18 +97,6 @@ class Page(io.BufferedIOBase):
     def _leave_to_the_parent(self) -> None:
         self._lock = RLock()  # a thread that is not in this process may have it
         self.drop()
-
-    def _look_for_headers(self, start: int) -> None:
-        ends = [self._held.find(end, start) for end in (b"\n\n", b"\n\r\n")]
-        end = min([it for it in ends if it >= 0], default=-1)
-        if end < 0:
-            if len(self._held) > HELD_MOST:
-                raise ValueError(f"No end of the headers within {HELD_MOST} bytes")
-            return
-        for line in self._held[:end].split(b"\n"):
-            if b":" not in line:
-                raise ValueError(f"Malformed header {bytes(line)!r:.100}")
-        self._has_headers = True
 
     def _leave(self) -> None:
         held = bytes(self._held)

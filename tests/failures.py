@@ -10,6 +10,7 @@ BEGIN = "#!/usr/bin/python3\nfrom limiter import errors\nerrors.install()\n"
 PAGE = 'print("Content-Type: text/plain\\n\\nHalf a page")\n'
 _SENT = 'print("Content-Type: text/plain\\n\\nHalf a page", flush=True)\nprint("no more of it")\n'
 HALF = b"Half a page\n"
+_NO_RESPONSE = "ValueError: The script's output is no response: line 1 of its header, "
 
 
 class Failure(NamedTuple):
@@ -105,7 +106,30 @@ FAILURES = {
         "ValueError: The script has ended before its headers were complete",
     ),
     "silence": Failure("pass", 500, "ValueError: The script has ended before its headers were complete"),
-    "garbage": Failure('print("Hello!\\n\\nworld")', 500, "ValueError: Malformed header b'Hello!'"),
+    "garbage": Failure('print("Hello!\\n\\nworld")', 500, f"{_NO_RESPONSE}b'Hello!': has no colon"),
+    "json-without-headers": Failure(
+        """print('{"id": 1}\\n\\n')""",
+        500,
+        f"{_NO_RESPONSE}b'{{\"id\": 1}}': does not begin with a name",
+    ),
+    "html-without-headers": Failure(
+        """print('<html xmlns="http://www.w3.org/1999/xhtml">\\n\\n<p>Hello')""",
+        500,
+        f"{_NO_RESPONSE}b'<html xmlns=",
+    ),
+    "no-status": Failure(
+        'print("Status: fine\\n\\n")',
+        500,
+        f"{_NO_RESPONSE}b'Status: fine': expected a status from 200 to 599",
+    ),
+    "control-in-header": Failure(
+        'print("X: \\x01\\n\\n")', 500, f"{_NO_RESPONSE}b'X: \\x01': has control characters"
+    ),
+    "endless-header": Failure(
+        'while True:\n    print("X: y")',
+        500,
+        "ValueError: The script's output is no response: there is no blank line in its first 64 KiB",
+    ),
     "interrupt": Failure("raise KeyboardInterrupt", 500, "KeyboardInterrupt"),
     "closed-file": Failure("import sys\nsys.stdout.close()\nprint()", 500, "ValueError: "),
     "wrong-setting": Failure(
