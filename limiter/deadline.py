@@ -92,9 +92,9 @@ def _start(function: "Callable[[], None]") -> None:
 
 def _give_up(seconds: float) -> StoreError:
     if not _stuck:
-        import atexit
+        from limiter.ending import HANG_UP, at_end
 
-        atexit.register(_flush_and_hang_up)
+        at_end(HANG_UP, _flush_and_hang_up)
     _stuck.append(silent(seconds))
     return _stuck[-1]
 

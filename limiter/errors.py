@@ -80,13 +80,16 @@ def install(
     """From now on, whatever goes wrong in this process is logged, mailed and, in a CGI script, answered.
 
     What is not given is taken from the environment (``limiter.reporter``).  Warnings of these categories become
-    exceptions.  Uncaught exceptions of the main thread, of other threads and of destructors are reported, and a CGI
-    script that ends before its headers are complete.
+    exceptions.  Uncaught exceptions of the main thread, of other threads and of destructors are reported.  So is a CGI
+    script that ends before its headers are complete, or by ``sys.exit`` with anything but None or 0 (one that
+    raises SystemExit itself is not: the supervising guard sees that).
 
     In a CGI script (GATEWAY_INTERFACE is in the environment) ``sys.stdout`` becomes one that holds back what is
     written (``limiter.page``).  What has not left is dropped for the answer; what has left is cut off, and the
-    log says "headers had been sent".  An exception in another thread then ends the process at once, for the main
-    thread may wait for that one for ever.  After one in a destructor the script goes on, but its output is dropped.
+    log says "headers had been sent".  A script that has failed ends with status 0, for all is told.  An exception in
+    another thread ends it at once, for the main thread may wait for that one for ever; what is left for its end
+    (``atexit``) is then not done, but its files are written out.  After an exception in a destructor it goes on, but
+    its output is dropped.  A child that it has forked answers nothing, and ends as any other process.
     A script named ``nph-``, which writes no such headers, cannot use this.
 
     Anywhere else (in a process that stays, in a job of cron) nothing is answered, and nothing ended.

@@ -4,6 +4,7 @@ import posix
 import sys
 from _signal import SIG_BLOCK, SIG_SETMASK, SIGTERM, pthread_sigmask
 
+from limiter.ending import ANSWER, at_end, write_out_files
 from limiter.httperror import answer_to
 from limiter.reporter import NAMES, Reporter
 from limiter.spares import Spares
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Mapping
     from types import TracebackType
+    from typing import NoReturn
 
     from limiter.page import Page
 
@@ -34,7 +36,10 @@ class Shutdown:
             {name: it for name, it in environ.items() if name.decode("latin-1") not in NAMES}
         )
         self._page = page
+        self._process = posix.getpid()
         self._has_failed = False
+        self._is_told = False
+        """Whether Python ends the process with the status that says so."""
         self._is_head = environ.get(b"REQUEST_METHOD") == b"HEAD"
         self._spares = Spares()
         try:
@@ -50,9 +55,10 @@ class Shutdown:
         sys.unraisablehook = self._of_nobody
         threading.excepthook = self._of_thread
         if self._page is not None:
-            import atexit
+            from limiter import exits
 
-            atexit.register(self._end)
+            at_end(ANSWER, self._end)
+            exits.watch(self._of_exit)
 
     def fail(self, error: BaseException) -> None:
         """Answer and report that exception."""
@@ -85,29 +91,56 @@ class Shutdown:
         if self._page is not None:
             _leave_the_body()
 
+    @property
+    def _answers(self) -> bool:
+        """Whether it is this process that answers, and no child of the one that does."""
+        return self._page is not None and posix.getpid() == self._process
+
     def _of_main(
         self, kind: "type[BaseException]", error: BaseException, traceback: "TracebackType | None"
     ) -> None:
         self.fail(error.with_traceback(traceback))
+        if self._answers and sys._getframe().f_back is None:  # a program may call it, too, and go on
+            self._is_told = True
+            raise SystemExit(_TOLD)
+
+    def _of_exit(self, error: SystemExit) -> object:
+        if not self._answers:
+            return error.args[0]
+        self.fail(error)
+        self._is_told = True
+        return _TOLD
 
     def _of_thread(self, arguments: "threading.ExceptHookArgs") -> None:
-        if arguments.exc_type is SystemExit:
+        if issubclass(arguments.exc_type, SystemExit):
             return  # that is how a thread may end
         self.fail(arguments.exc_value or arguments.exc_type())
         if self._page is not None:
-            posix._exit(_TOLD)
+            _leave(_TOLD if self._answers else 1)
 
     def _of_nobody(self, unraisable: "sys.UnraisableHookArgs") -> None:
         self.fail(unraisable.exc_value or unraisable.exc_type())
 
     def _end(self) -> None:
+        if not self._answers:
+            return
         assert self._page is not None
         try:
             self._page.finish()
         except Exception as error:
             self.fail(error.with_traceback(None))  # no call of the script's own
         if self._has_failed:
-            posix._exit(_TOLD)
+            if not self._is_told:
+                _leave(_TOLD)  # nobody knows with which status Python ends the process
+            write_out_files()  # what Python now clears away is not all, for somebody still has the exception
+
+
+def _leave(status: int) -> "NoReturn":
+    """End the process here and now."""
+    write_out_files()
+    # The process itself may last longer, if it has a thread in a file system that is silent.
+    posix.closerange(0, 3)
+    posix._exit(status)
 
 
 def _leave_the_body() -> None:

@@ -101,9 +101,29 @@ FAILURES = {
         "OSError: [Errno 24] Too many open files: '/dev/null'",
     ),
     "exit-in-header": Failure(
-        'import sys\nprint("Content-Type: text/html")\nsys.exit(3)',
+        'import sys\nprint("Content-Type: text/html")\nsys.exit(3)', 500, "SystemExit: 3"
+    ),
+    "exit-well-in-header": Failure(
+        'import sys\nprint("Content-Type: text/html")\nsys.exit()',
         500,
         "ValueError: The script has ended before its headers were complete",
+    ),
+    "bare-exit-in-header": Failure(
+        'print("Content-Type: text/html")\nraise SystemExit(3)',
+        500,
+        "ValueError: The script has ended before its headers were complete",
+    ),
+    "exit-in-page": Failure(
+        PAGE + 'import sys\nsys.exit("database gone")', 500, "SystemExit: database gone"
+    ),
+    "exit-of-site": Failure(PAGE + "exit(1)", 500, "SystemExit: 1"),
+    "exit-after-a-flush": Failure(
+        _SENT + "import sys\nsys.exit(1)", 200, "SystemExit: 1 (headers had been sent)", HALF
+    ),
+    "exit-while-failing": Failure(
+        PAGE + "import sys\ntry:\n    {}['x']\nexcept KeyError:\n    sys.exit(2)",
+        500,
+        "SystemExit: 2 (from KeyError: 'x')",
     ),
     "silence": Failure("pass", 500, "ValueError: The script has ended before its headers were complete"),
     "garbage": Failure('print("Hello!\\n\\nworld")', 500, f"{_NO_RESPONSE}b'Hello!': has no colon"),

@@ -133,6 +133,22 @@ def test_a_child_of_the_script_has_no_part_in_the_answer(place: Path) -> None:
     assert entry["reason"].endswith("(the answer had been given)")
 
 
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ("1 / 0", 1),
+        ("sys.exit(3)", 3),
+        ("sys.exit()", 0),
+        ("threading.Thread(target=lambda: 1 / 0).start()\n    threading.Event().wait()", 1),
+    ],
+)
+def test_a_child_that_fails_tells_its_parent_so(place: Path, end: str, status: int) -> None:
+    text = f"import os, sys, threading\nif not os.fork():\n    {end}\nelse:\n    _, status = os.wait()\n"
+    ended = run(place, f"{text}    {PAGE}    print(os.WEXITSTATUS(status))")
+    assert ended.body == HALF + b"%d\n" % status
+    assert ended.code == 0
+
+
 def test_what_fails_after_the_answer_is_another_line(place: Path) -> None:
     text = (
         "import threading\nclass Last:\n    def __del__(self):\n        1 / 0\nLast()\nraise KeyError(1)"
@@ -159,6 +175,89 @@ def test_a_thread_may_exit(place: Path) -> None:
         f"import sys, threading\nthread = threading.Thread(target=sys.exit)\nthread.start()\nthread.join()\n{PAGE}",
     )
     assert (ended.body, ended.log) == (HALF, "")
+
+
+def test_an_exit_tells_where_it_was_asked_for(place: Path) -> None:
+    (entry,) = run(place, f"import sys\n{PAGE}def leave():\n    sys.exit(1)\nleave()").entries()
+    script = place / "script.py"
+    assert entry["where"] == f"{script}:7"
+    assert entry["stack"] == [f"{script}:7 leave", f"{script}:8 <module>"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sys.exit()",
+        "sys.exit(0)",
+        "exit()",
+        "raise SystemExit",
+        "try:\n    sys.exit('caught')\nexcept SystemExit as error:\n    assert error.code == 'caught'",
+        "import threading\nthreading.Thread(target=sys.exit, args=[1]).start()",
+        "import _thread\n_thread.start_new_thread(sys.exit, (1,))",
+    ],
+)
+def test_an_exit_that_tells_of_no_failure_is_none(place: Path, text: str) -> None:
+    ended = run(place, f"import sys\n{PAGE}{text}")
+    assert (ended.body, ended.log, ended.code) == (HALF, "", 0)
+
+
+def test_a_process_without_a_request_exits_as_ever(place: Path) -> None:
+    ended = execute(place, "import sys\nsys.exit('no database')")
+    assert (ended.output, ended.log, ended.code) == ("", "no database\n", 1)
+
+
+ENDS = {
+    "exception": "1 / 0",
+    "exit": "import sys\nsys.exit(1)",
+    "bare exit": "Last()\nraise SystemExit(3)",
+    "thread": "import threading\nthreading.Thread(target=lambda: 1 / 0).start()\nthreading.Event().wait()",
+    "destructor": "Last()",
+    "interrupt": "raise KeyboardInterrupt",
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_what_a_script_that_fails_has_written_to_its_files_is_there(place: Path, end: str) -> None:
+    names = [place / name for name in ("text", "bytes", "both")]
+    text = (
+        f"files = [open({str(names[0])!r}, 'w'), open({str(names[1])!r}, 'wb'), open({str(names[2])!r}, 'w+b')]\n"
+        "files[0].write('what it has')\nfiles[1].write(b'what it has')\nfiles[2].write(b'what it has')\n"
+        "closed = open('/dev/null')\nclosed.close()\n"
+        f"class Last:\n    def __del__(self):\n        1 / 0\n{PAGE}{end}"
+    )
+    ended = run(place, text)
+    ended.assert_is_own(500)
+    assert (len(ended.entries()), ended.code) == (1, 0)
+    assert [name.read_text() for name in names] == 3 * ["what it has"]
+
+
+@pytest.mark.parametrize("end", ["exception", "exit", "interrupt"])
+def test_a_script_that_fails_does_what_it_has_left_for_its_end(place: Path, end: str) -> None:
+    """Also what it has left for it before."""
+    done = place / "done"
+    (place / "sitecustomize.py").write_text(
+        f"import atexit\natexit.register(lambda: open({str(done)!r}, 'x').close())\n"
+    )
+    ended = run(place, f"{PAGE}{ENDS[end]}", PYTHONPATH=f"{REPOSITORY}:{place}")
+    ended.assert_is_own(500)
+    assert done.exists()
+
+
+@pytest.mark.parametrize("order", ["install first", "silence first"])
+@pytest.mark.parametrize("page", ['print("Content-Type: text/plain")', PAGE])
+def test_a_store_that_was_silent_does_not_cost_the_answer(place: Path, order: str, page: str) -> None:
+    """Whichever was first.  Standard output is then left before the process ends, but not before it is answered."""
+    silent = "from limiter import deadline\ndeadline._give_up(2.0)\n"
+    (place / "sitecustomize.py").write_text(silent if order == "silence first" else "")
+    text = silent + page if order == "install first" else page
+    ended = run(place, text, PYTHONPATH=f"{REPOSITORY}:{place}")
+    assert ended.code == 0
+    if page == PAGE:
+        assert (ended.body, ended.log) == (HALF, "")
+        return
+    ended.assert_is_own(500)
+    (entry,) = ended.entries()
+    assert entry["status"] == 500
 
 
 def test_a_log_on_a_full_disk_is_no_further_failure(place: Path) -> None:
