@@ -89,8 +89,8 @@ def install(
     log says "headers had been sent".  A script that has failed ends with status 0, for all is told.  An exception in
     another thread ends it at once, for the main thread may wait for that one for ever; what is left for its end
     (``atexit``) is then not done, but its files are written out.  After an exception in a destructor it goes on, but
-    its output is dropped.  A child that it has forked answers nothing, and ends as any other process.
-    A script named ``nph-``, which writes no such headers, cannot use this.
+    its output is dropped.  When the client has left, nothing is told any more.  A child that it has forked answers
+    nothing, and ends as any other process.  A script named ``nph-``, which writes no such headers, cannot use this.
 
     Anywhere else (in a process that stays, in a job of cron) nothing is answered, and nothing ended.
 

@@ -11,6 +11,8 @@ from _thread import RLock
 
 from limiter.header import MOST, Header
 
+_GIVEN = "the answer had been given"
+
 
 class Page(io.BufferedIOBase):
     """A binary file, to take the place of standard output.  Threads may share it."""
@@ -19,7 +21,10 @@ class Page(io.BufferedIOBase):
         self._held = bytearray()
         self._header = Header()
         self._has_left = False
-        self._is_over = False
+        self.is_unwanted = False
+        """Whether nobody is there any more to take it: the client has left."""
+        self._over = ""
+        """What is to be said of it once no other answer can be given; nothing until then."""
         self._lock = RLock()
         posix.register_at_fork(after_in_child=self._leave_to_the_parent)
 
@@ -40,7 +45,7 @@ class Page(io.BufferedIOBase):
         with self._lock:
             if self.closed:
                 raise ValueError("write to closed file")
-            if self._is_over:
+            if self._over:
                 return len(data)
             self._held += data
             try:
@@ -56,7 +61,7 @@ class Page(io.BufferedIOBase):
         # Nobody calls it when the interpreter does, just before it tells of an exception that nobody caught.
         is_asked_for = sys._getframe().f_back is not None
         with self._lock:
-            if is_asked_for and self._header.is_complete and not self._is_over:
+            if is_asked_for and self._header.is_complete and not self._over:
                 self._leave()
 
     def finish(self) -> None:
@@ -65,12 +70,12 @@ class Page(io.BufferedIOBase):
         Raises ValueError if its headers are not complete, and OSError if nobody takes it.
         """
         with self._lock:
-            if self._is_over:
+            if self._over:
                 return
             if not self._header.is_complete:
                 raise ValueError("The script has ended before its headers were complete")
             self._leave()
-            self._is_over = True
+            self._over = _GIVEN
 
     def replace(self, answer: bytes) -> str:
         """Drop what is held, and what may still be written, and let this answer leave; what is to be said of that.
@@ -78,20 +83,20 @@ class Page(io.BufferedIOBase):
         If something has left before, nothing more does.
         """
         with self._lock:
-            if self._is_over:
-                return "the answer had been given"
+            if self._over:
+                return self._over
             self.drop()
             if self._has_left:
                 return "headers had been sent"
             try:
                 _write(answer)
             except OSError as error:
-                return f"nobody took the answer: {type(error).__name__}: {error}"
+                return _not_taken(error)
         return ""
 
     def drop(self) -> None:
         """Drop what is held, and what may still be written."""
-        self._is_over = True
+        self._over = _GIVEN
         self._held.clear()
 
     def _leave_to_the_parent(self) -> None:
@@ -104,9 +109,14 @@ class Page(io.BufferedIOBase):
         self._has_left = self._has_left or bool(held)
         try:
             _write(held)
-        except OSError:
-            self._is_over = True
+        except OSError as error:
+            self._over = _not_taken(error)
+            self.is_unwanted = isinstance(error, ConnectionError)
             raise
+
+
+def _not_taken(error: OSError) -> str:
+    return f"nobody took the answer: {type(error).__name__}: {error}"
 
 
 def _write(data: bytes) -> None:

@@ -61,9 +61,11 @@ class Shutdown:
             exits.watch(self._of_exit)
 
     def fail(self, error: BaseException) -> None:
-        """Answer and report that exception."""
+        """Answer and report that exception; if the client has left, nothing is to be told any more."""
         self._reserve = b""
         self._has_failed = True
+        if self._page is not None and self._page.is_unwanted:
+            return
         # That is what Apache sends to a script whose output has ended.
         mask = pthread_sigmask(SIG_BLOCK, [SIGTERM])
         # A destructor may be called where hardly any call is left.

@@ -119,6 +119,43 @@ def test_head_has_no_body(place: Path) -> None:
     assert (ended.status, ended.body) == (500, b"")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "while True:\n    print('more')",
+        "try:\n    while True:\n        print('more')\nfinally:\n    {}['its resource']",
+        "sys.stdin.read()\nprint('at its end')",
+    ],
+)
+def test_a_client_that_leaves_is_no_failure(place: Path, text: str) -> None:
+    """As for the supervisor: there is nobody to answer, and the script is told so."""
+    script = place / "script.py"
+    script.write_text(f"{BEGIN}import sys\n{PAGE}sys.stdout.flush()\n{text}")
+    environ = clean_environ(
+        PYTHONPATH=str(REPOSITORY), GATEWAY_INTERFACE="CGI/1.1", LIMITER_LOG=str(place / "log")
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, script], env=environ, stdin=pipe, stdout=pipe, stderr=pipe
+    ) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline() == b"Content-Type: text/plain\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert process.wait(DEADLINE) == 0
+        assert process.stderr
+        assert process.stderr.read() == b""
+    assert not (place / "log").exists()
+
+
+def test_a_failure_that_nobody_is_answered_says_so(place: Path) -> None:
+    ended = run(place, f"import os\n{PAGE}os.close(1)\nprint(70_000 * 'x')")
+    (entry,) = ended.entries()
+    nobody = "nobody took the answer: OSError: [Errno 9] Bad file descriptor"
+    assert entry["reason"] == f"OSError: [Errno 9] Bad file descriptor ({nobody})"
+
+
 def test_the_fields_of_guard_stay_in_front(place: Path, root: str) -> None:
     text = "from limiter.cgi import guard\nguard()\n1 / 0"
     ended = run(place, text, LIMITER_ROOT=root, QUERY_STRING="app_id=acme")

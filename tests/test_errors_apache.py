@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,9 @@ OTHERS = {
     # Nothing can be answered, so Apache does, in its own way; and it ends the script.
     "closed-output": (
         "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.close(1)\n1 / 0"
+    ),
+    "endless": (
+        "import os\nprint(f'Content-Type: text/plain\\n\\n{os.getpid()} ')\nwhile True:\n    print(1000 * 'x')"
     ),
     "well": PAGE,
 }
@@ -202,6 +207,17 @@ def test_closed_output_is_one_line(running: Site) -> None:
     assert running.server.ask("/fail/closed-output").status == 500  # by Apache
     entry = running.entry("/fail/closed-output")
     assert entry["reason"].startswith("ZeroDivisionError: division by zero (nobody took the answer: ")
+
+
+def test_a_client_that_leaves_is_no_failure(running: Site) -> None:
+    with socket.create_connection(("127.0.0.1", running.server.port), DEADLINE) as connection:
+        connection.sendall(b"GET /fail/endless HTTP/1.0\r\n\r\n")
+        data = b""
+        while not re.search(rb"\r\n\r\n\d+ ", data):
+            data += connection.recv(65536)
+    number = int(data.partition(b"\r\n\r\n")[2].split()[0])
+    wait(lambda: not Path(f"/proc/{number}").exists())
+    assert not running.entries_of("/fail/endless")
 
 
 def test_head_has_no_body(running: Site) -> None:
