@@ -91,7 +91,7 @@ def compose(
         "stack": [],
         **dict.fromkeys(("method", "script", "path", "query"), ""),
     }
-    frames = [mask(_cut(_printable(line.strip()), _FRAME_MOST)) for line in stack.splitlines()]
+    frames = [_cut(mask(_printable(line.strip())), _FRAME_MOST) for line in stack.splitlines()]
     return _fit(entry, texts, frames)
 
 

@@ -5,10 +5,14 @@ Neither the sources nor the values of variables are looked at: both may hold sec
 
 from types import TracebackType
 
+from limiter.masking import mask
+
 # Of an exception's causes, and of its calls: the innermost ones.
 _CAUSES_MOST = 3
 _FRAMES_MOST = 40
 _MESSAGE_MOST = 2000
+# Of a message, before its secrets are masked: they must be whole, but to look takes time.
+_LOOKED_AT_MOST = 65536
 
 
 def reason_of(error: BaseException) -> str:
@@ -24,10 +28,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """The exception's type and message.  A message that cannot be had is told as such."""
+    """The exception's type and message, secrets masked.  A message that cannot be had is told as such."""
     name = type(error).__name__
     try:
-        message = str(error)[:_MESSAGE_MOST]
+        message = mask(str(error)[:_LOOKED_AT_MOST])[:_MESSAGE_MOST]
     except Exception as second:
         message = f"(its message cannot be had: {type(second).__name__})"
     return f"{name}: {message}" if message else name

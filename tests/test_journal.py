@@ -130,6 +130,21 @@ def test_a_long_line_loses_its_outermost_calls_first() -> None:
     assert len(it["stack"]) > 5
 
 
+def test_a_secret_is_masked_before_it_is_cut_in_two() -> None:
+    long = 300 * "hunter2"
+    it = entry(
+        {
+            **REQUEST,
+            b"QUERY_STRING": f"x=Bearer+{long}".encode(),
+            b"PATH_INFO": f"/postgres://me:{long}@db".encode(),
+        },
+        reason=f"no postgres://me:{long}@db",
+        stack=f"/srv/x.rb:7:in connect to postgres://me:{long}@db\npassword='{long}'",
+    )
+    assert "hunter2" not in json.dumps(it)
+    assert it["reason"] == "no postgres://***@db"
+
+
 def write_many(path: str, number: int) -> None:
     for _ in range(number):
         assert write(path, compose(REQUEST, 500, 600 * "x", "", "", None), True) == ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import process_time
+
 import pytest
 
 from limiter.masking import is_secret, mask, mask_query
@@ -29,6 +32,9 @@ TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
         ("to=https%3A%2F%2Fme%3Ahunter2%40example.org", "to=***"),
         (f"x={TOKEN}", "x=***"),
         (TOKEN, "***"),
+        ("x=Bearer+hunter2hunter2", "x=***"),
+        ("Bearer+hunter2hunter2", "***"),
+        ("x=a+b&&;y=1+2", "x=a+b&&;y=1+2"),
     ],
 )
 def test_secrets_of_a_query(query: str, masked: str) -> None:
@@ -47,6 +53,11 @@ def test_secrets_of_a_query(query: str, masked: str) -> None:
         ('{"api_key": "hunter2", "n": 1}', '{"api_key": ***, "n": 1}'),
         ("DSN postgres://me:hunter2@db/x failed", "DSN postgres://***@db/x failed"),
         (f"bad token {TOKEN}!", "bad token ***!"),
+        ("postgres://a@b:hunter2@db/x", "postgres://***@db/x"),
+        ("password='hunter2 hunter2", "password=***"),
+        ('token: "hunter2\nhunter2', "token: ***"),
+        ("-" + TOKEN, "-***"),
+        ("eyJ-eyJhbGciOiJI no token", "eyJ-eyJhbGciOiJI no token"),
         ("/reset?token=hunter2&x=1", "/reset?token=***&x=1"),
     ],
 )
@@ -57,3 +68,44 @@ def test_secrets_of_a_text(text: str, masked: str) -> None:
 @pytest.mark.parametrize("name", ["app_id", "id", "page", "q", "limit", "user"])
 def test_ordinary_names_are_no_secrets(name: str) -> None:
     assert not is_secret(name)
+
+
+# What some part of a pattern takes as often as it likes, again and again.
+PARTS = [
+    "a",
+    "a.",
+    "a://",
+    "://b",
+    "eyJ-",
+    "eyJ.",
+    "eyJa.a-",
+    "Bearer ",
+    "bearer",
+    " ",
+    "token",
+    "token =",
+    'token="',
+    "token='\\",
+    'token="\\\n',
+    "secret' key \"",
+    "&",
+    "a=b&",
+    "%41",
+]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("function", [mask, mask_query])
+def test_the_work_grows_no_faster_than_the_text(function: Callable[[str], str], part: str) -> None:
+    """16 times the text takes some 16 times as long; it is 256 if a part is read again and again."""
+
+    def work(size: int) -> float:
+        text = (part * size)[:size]
+        times = []
+        for _ in range(5):
+            begin = process_time()
+            function(text)
+            times.append(process_time() - begin)
+        return min(times)
+
+    assert work(8000) < 64 * work(500)

@@ -155,6 +155,13 @@ def test_an_exception_tells_where_it_was_raised_and_what_caused_it(place: Path) 
     ]
 
 
+def test_a_secret_in_a_long_message_is_masked_before_that_is_cut(place: Path) -> None:
+    message = f"{1400 * '-'} postgres://me:{400 * 'hunter2'}@db"
+    reporter(place).report_error("500 x", ValueError(message))
+    reporter(place).report_error("500 x", ValueError(message.replace("-", "token=x ")))
+    assert "hunter2" not in (place / "log").read_text()
+
+
 def test_it_never_raises(place: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     it = reporter(place)
     it.report("no status", "KeyError: 'x'")
