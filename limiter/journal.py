@@ -103,12 +103,10 @@ def write(place: str, line: bytes, severe: bool) -> str:
         elif place != "stderr":
             _append(place, line)
         else:
-            posix.write(2, line)
+            _write_to_stderr(line)
         return ""
     except OSError as error:
-        if place == "stderr":
-            return ""  # there is nobody left to tell
-        posix.write(2, line)
+        _write_to_stderr(line)
         return f"LIMITER_LOG={place!r:.200}: {type(error).__name__}: {error}"
 
 
@@ -152,6 +150,13 @@ def _app_id(environ: "Mapping[bytes, bytes]", query: bytes) -> str:
         return Key(text).find(environ.get, query) or ""
     except ValueError:
         return ""  # that mistake is somebody else's line
+
+
+def _write_to_stderr(line: bytes) -> None:
+    try:
+        posix.write(2, line)
+    except OSError:
+        pass  # there is nobody left to tell
 
 
 def _write_to_syslog(line: bytes, severe: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -245,6 +246,17 @@ def test_a_full_disk_is_told_on_standard_error(capfdbinary: pytest.CaptureFixtur
     finally:
         subprocess.run(["umount", str(disk)], check=True)
         disk.rmdir()
+
+
+def test_where_standard_error_takes_nothing_either_it_is_told_why(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("limiter.journal.posix.write", full)
+    assert "No space left on device" in write(str(place / "log"), b"a line\n", True)
+    assert write("stderr", b"a line\n", True) == ""
 
 
 @pytest.mark.parametrize(("severe", "priority"), [(True, 27), (False, 28)])

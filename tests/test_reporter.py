@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -181,6 +182,27 @@ def test_a_log_that_fails_is_told_on_standard_error(
     problem, why = [json.loads(line) for line in capfdbinary.readouterr().err.splitlines()]
     assert (problem["status"], problem["reason"]) == (500, "KeyError: 'x'")
     assert (why["status"], why["reason"].split(":")[0]) == (None, f"LIMITER_LOG='{place}/log'")
+
+
+def test_a_mail_goes_where_neither_the_log_nor_standard_error_takes_a_line(place: Path) -> None:
+    mails = place / "mail"
+    program = place / "sendmail"
+    os.mkfifo(mails)
+    program.write_text(f"#!/bin/sh\nexec cat >{mails}\n")
+    program.chmod(0o755)
+    code = (
+        "import posix\nfrom limiter.reporter import Reporter\n"
+        "Reporter(posix.environ).report('500 x', \"KeyError: 'x'\")\n"
+    )
+    environ = clean_environ(
+        LIMITER_LOG="/dev/full", LIMITER_MAIL_TO="root", LIMITER_SMTP=str(program), TMPDIR=str(place)
+    )
+    reading = os.open(mails, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(reading) as file, open("/dev/full", "wb") as full:
+        subprocess.run([PYTHON, "-c", code], cwd=REPOSITORY, env=environ, stderr=full, check=True)
+        assert select.select([file], [], [], 30)[0]
+        os.set_blocking(reading, True)
+        assert "reason: KeyError: 'x'" in file.read()
 
 
 def test_a_mail_that_cannot_be_begun_is_one_line_more(place: Path) -> None:
