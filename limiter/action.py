@@ -75,8 +75,8 @@ def run() -> "NoReturn":
             if not _is_confined(script[b"SCRIPT_FILENAME"], environ):
                 script = None
             else:
-                # What the script's own directory sets goes before what the guard's does.
-                environ = {**environ, **script}
+                # What the script's own directory sets goes before what the guard's does, whose path is none here.
+                environ = {**environ, b"PATH_INFO": b"", b"PATH_TRANSLATED": b"", **script}
                 supervisor = _supervisor(environ)
     except Exception as error:
         tell(environ, error, log)

@@ -322,6 +322,23 @@ def test_failure_that_the_script_tells_itself_is_not_left_half(guard: Supervised
     assert "exit status 255" in guard.entry["reason"]
 
 
+@pytest.mark.parametrize("extra", ["", "/extra"])
+@pytest.mark.parametrize("cause", ["script", "store", "start"])
+def test_path_that_is_told_is_the_script_s_own(guard: Supervised, cause: str, extra: str) -> None:
+    script = guard.perl("exit 1;")
+    if cause == "store":
+        guard.store.rename(guard.store.with_name("away"))
+    elif cause == "start":
+        script.chmod(0o644)
+    environ = guard.environ(script, extra, LIMITER_SUPERVISE="0" if cause == "start" else "1")
+    try:
+        assert FAILED in guard.run(environ).stdout
+    finally:
+        if cause == "store":
+            guard.store.with_name("away").rename(guard.store)
+    assert (guard.entry["script"], guard.entry["path"]) == (str(script), f"/app/script.pl{extra}")
+
+
 def test_head_has_no_body(guard: Supervised) -> None:
     answer = guard.ask(guard.perl("exit 1;"), REQUEST_METHOD="HEAD")
     assert answer == FIELDS + FAILED.partition("{")[0]

@@ -173,6 +173,7 @@ def test_failure_is_answered_as_json_and_told_once(
     (entry,) = entries(log)[before:]
     assert script.reason in entry["reason"]
     assert (entry["status"], entry["script"]) == (script.status, f"{scripts}/{name}")
+    assert entry["path"] == f"/{name}"
     assert (entry["app_id"], entry["method"], len(entry["id"])) == ("acme", method, 27)
     assert script.words in "\n".join(entry.get("stack", []))
     if script.line:
