@@ -2,7 +2,7 @@
 
 import posix
 
-from limiter import reporter  # noqa: F401  (while there is a descriptor to load it with)
+from limiter import reporter, secrecy  # noqa: F401  (while there are descriptors to load them with)
 from limiter.breaker import Breaker
 from limiter.limiter import Limiter
 from limiter.request import Key
@@ -56,10 +56,16 @@ class Gate:
         self._given = limiter
         if limiter is not None:
             self._settings.apps = ""
+        if key is not None:
+            self._settings.key = key
         self._limiters: dict[tuple[str, str], Limiter] = {}
-        self.key = Key(self._settings.key if key is None else key, self._settings.proxies)
+        self.key = Key(self._settings.key, self._settings.proxies)
         # One that is silent concerns no other store.
         self._breakers = {root: Breaker(self._settings.timeout) for root in self._settings.roots or [""]}
+
+    def withhold(self) -> None:
+        """Never tell who asks, since somebody else than the key knows."""
+        self._settings.key = "header:"
 
     def judge(
         self, find: "Callable[[], str | None]", log: "Callable[[Exception | str], None]"
@@ -156,6 +162,8 @@ class Gates:
                 {name: it.encode("latin-1") for name, it in zip(_VARIABLES, own) if it is not None}
             )
             gate = Gate(variables, self._limiter, self._key)
+            if self._ask is not None:
+                gate.withhold()
             if len(self._gates) >= _GATES_MOST:
                 self._gates.clear()
             gate = self._gates.setdefault((own, inherited), gate)

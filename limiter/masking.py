@@ -17,9 +17,9 @@ be cut is masked before, for half a secret does not look like one.
 
 import re
 
-MASK = "***"
+from limiter import secrecy
+from limiter.secrecy import MASK
 
-_SECRET = re.compile("auth|code|cookie|cred|jwt|key|nonce|otp|pass|pwd|secret|sess|sid|sig|token", re.I)
 _SCHEME = re.compile(r"\b(Bearer|Basic|Digest|Negotiate|Token|ApiKey)(\s+)[A-Za-z0-9._~+/=-]{6,}", re.I)
 _PAIR = re.compile(
     r"((?:apikey|[_-]key|auth|authorization|cookie|credential|jwt|otp|pass|passphrase|passwd|password|pwd|secret"
@@ -37,7 +37,7 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 
 def is_secret(name: str) -> bool:
     """Whether a parameter of this name looks like a secret; the name is as it stands in the query."""
-    return bool(_SECRET.search(_unquote(name)))
+    return secrecy.is_secret(_unquote(name))
 
 
 def mask_query(query: str) -> str:

@@ -34,11 +34,13 @@ def judge(
         if app_id is not None:
             status, decision = call(_decide, settings, app_id, hit)
     except Exception as error:
+        if app_id is not None:
+            _withhold(settings, app_id, error)
         return fail(settings, error, log)
     if settings.mode == "enforce":
         return status, decision
     if status is not OK:
-        log(f"shadow: {app_id or 'a request without a valid app_id'} would have got {status}")
+        log(f"shadow: {_who(settings, app_id)} would have got {status}")
     return OK, None
 
 
@@ -85,6 +87,22 @@ def describe(error: Exception) -> str:
 def line(reason: str) -> str:
     """One line of the log, whatever the reason's text."""
     return f"limiter: {reason}"[:2000].encode("unicode_escape").decode() + "\n"
+
+
+def _who(settings: "Settings", app_id: "str | None") -> str:
+    if app_id is None:
+        return "a request without a valid app_id"
+    from limiter.secrecy import MASK, is_told
+
+    return app_id if is_told(settings.key) else MASK
+
+
+def _withhold(settings: "Settings", app_id: str, error: Exception) -> None:
+    """Let an error not tell who asked, if that may be a key: its path may have it."""
+    from limiter.secrecy import hide, is_told
+
+    if not is_told(settings.key):
+        hide(app_id, error)
 
 
 def _decide(settings: "Settings", app_id: str, hit: "Callable[[str, str], Decision]") -> "Verdict":

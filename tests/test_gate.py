@@ -175,6 +175,14 @@ def test_a_key_given_replaces_the_one_of_the_settings(root: str) -> None:
     assert gate.key.find({b"USER": b"me"}.get) == "me"
 
 
+@pytest.mark.parametrize("key", [lambda _: "sk-live-1", "header:X-Api-Key", "api_key"])
+def test_who_asks_is_not_told_if_it_may_be_a_key_given(root: str, key: Any) -> None:
+    environ = {"LIMITER_ROOT": root, "LIMITER_MODE": "shadow", "LIMITER_LIMIT": "0/second"}
+    door = Door(Gates(None, key).choose(environ), "sk-live-1")
+    assert door.ask() == OK
+    assert door.log == ["shadow: *** would have got 429 Too Many Requests"]
+
+
 def test_only_what_needs_no_look_at_the_store_is_recalled(root: str, asked: list[str]) -> None:
     door = Door(Gate(variables(root, LIMITER_LIMIT="1/day fixed")))
     for _ in range(2):

@@ -358,6 +358,28 @@ def test_every_door_reports_failures_and_if_told_to_denials(
     assert log(place)[2]["where"].rpartition(":")[0].endswith("limiter/notation.py")
 
 
+@pytest.mark.parametrize("door", [check, guarded, wsgi_application, asgi_application, the_map])
+def test_no_door_tells_who_asked_if_that_may_be_a_key(
+    place: Path,
+    root: str,
+    installed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    door: Callable[[dict[str, str], Path], Asked],
+) -> None:
+    """Not even in a path of the store."""
+    Path(root, "sk-live-1").touch()
+    if os.geteuid() == 0:
+        os.chown(root, 65534, 65534)
+        os.chown(place, 65534, 65534)
+    variables = {"LIMITER_ROOT": root, "LIMITER_KEY": "api_key", "LIMITER_LOG": f"{place}/log"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert door(variables, installed)("api_key=sk-live-1")[:3] == "500"
+    (line,) = log(place)
+    assert line["reason"].endswith(f"Not a directory: '{root}/***/10-per-1s')")
+    assert "sk-live" not in json.dumps(line)
+
+
 @pytest.mark.parametrize(
     ("limit", "status"), [("10/hour", "500 Internal Server Error"), ("0/hour", "429 Too Many Requests")]
 )

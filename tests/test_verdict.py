@@ -91,6 +91,32 @@ def test_errors(root: str, variables: dict[str, str], trouble: Exception, status
     assert door.said == [f"{type(trouble).__name__}: {trouble}"]
 
 
+SECRET_KEYS = ["header:X-Api-Key", "env:REMOTE_USER", "api_key"]
+
+
+@pytest.mark.parametrize("key", SECRET_KEYS)
+def test_who_asks_by_what_may_be_a_key_is_not_told(root: str, key: str) -> None:
+    door = Door(root, KEY=key)
+    door.trouble = StoreError(errno.EIO, "Input/output error", "/store/sk-live-1/10-per-1s")
+    door.trouble.__cause__ = OSError(errno.EIO, "sk-live-1", "/sk-live-1")
+    assert door.judge("sk-live-1")[0] is INTERNAL_SERVER_ERROR
+    assert door.said == ["StoreError: [Errno 5] Input/output error: '/store/***/10-per-1s'"]
+    assert str(door.trouble.__cause__) == "[Errno 5] ***: '/***'"
+    door.trouble = ValueError("/apps/sk-live-1: limit '1/fortnight', not sk-live-10", 1)
+    door.judge("sk-live-1")
+    assert door.trouble.args == ("/apps/***: limit '1/fortnight', not sk-live-10", 1)
+    door.trouble = StoreError(errno.EIO, "Input/output error")
+    door.judge("sk-live-1")
+    assert door.said[-1] == "StoreError: [Errno 5] Input/output error"
+
+
+@pytest.mark.parametrize("key", SECRET_KEYS)
+def test_shadow_does_not_tell_who_asks_by_what_may_be_a_key(root: str, key: str) -> None:
+    door = Door(root, KEY=key, MODE="shadow", LIMIT="0/second")
+    assert door.judge("sk-live-1") == (OK, None)
+    assert door.said == ["shadow: *** would have got 429 Too Many Requests"]
+
+
 def test_an_error_in_finding_the_app_id_is_one_like_others(root: str) -> None:
     door = Door(root, ON_ERROR="admit")
 

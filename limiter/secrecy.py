@@ -1,0 +1,44 @@
+"""Whose name is told, and whose is not: the value of a header or of a secret parameter may be a key."""
+
+_SECRET = (
+    *("auth", "code", "cookie", "cred", "jwt", "key", "nonce", "otp"),
+    *("pass", "pwd", "secret", "sess", "sid", "sig", "token"),
+)
+MASK = "***"
+
+# What a name goes on with: one that is "1" is not meant wherever there is a 1.
+_WORD = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a parameter of this name looks like a secret."""
+    name = name.casefold()
+    return any([word in name for word in _SECRET])
+
+
+def is_told(key: str) -> bool:
+    """Whether an app_id is told that comes from there, a text in the notation of LIMITER_KEY."""
+    return ":" not in key and not is_secret(key)
+
+
+def hide(app_id: str, error: BaseException) -> None:
+    """Mask the app_id in what an exception says, and in what those say that led to it."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause.args = tuple([_without(app_id, it) for it in cause.args])
+        for name in ("strerror", "filename"):  # an OSError shows these
+            if isinstance(getattr(cause, name, None), str):
+                setattr(cause, name, _without(app_id, getattr(cause, name)))
+        cause = cause.__cause__ or cause.__context__
+
+
+def _without(app_id: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text, *parts = value.split(app_id)
+    for part in parts:
+        is_longer = text[-1:] in _WORD or part[:1] in _WORD
+        text += (app_id if is_longer else MASK) + part
+    return text
