@@ -32,7 +32,7 @@ from limiter.verdict import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import NoReturn
 
     from limiter.supervise import Supervisor
@@ -69,6 +69,7 @@ def run() -> "NoReturn":
     """
     environ = posix.environ
     status, script, supervisor = NOT_FOUND, None, None
+    report = None
     try:
         script = _environ_of_script(environ)
         if script is not None:
@@ -79,17 +80,23 @@ def run() -> "NoReturn":
                 environ = {**environ, b"PATH_INFO": b"", b"PATH_TRANSLATED": b"", **script}
                 supervisor = _supervisor(environ)
     except Exception as error:
-        tell(environ, error, log)
+        report = _report_of(environ, error, log)
         status, script = INTERNAL_SERVER_ERROR, None
     if script is None:
-        refuse(environ, status)
+        refuse(environ, status, report)
     admit(environ)
     try:
         _start(script, supervisor)
     except Exception as error:
         file = script[b"SCRIPT_FILENAME"].decode("utf-8", "surrogateescape")
-        tell(environ, error, lambda reason: log(f"{file}: {reason}"))
-    refuse(script, INTERNAL_SERVER_ERROR)
+        report = _report_of(environ, error, lambda reason: log(f"{file}: {reason}"))
+    refuse(script, INTERNAL_SERVER_ERROR, report)
+
+
+def _report_of(
+    environ: "Mapping[bytes, bytes]", error: Exception, log: "Callable[[str], None]"
+) -> "Callable[[], None]":
+    return lambda: tell(environ, error, log)
 
 
 def _environ_of_script(environ: "Mapping[bytes, bytes]") -> "dict[bytes, bytes] | None":

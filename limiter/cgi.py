@@ -38,14 +38,16 @@ def check() -> "NoReturn":
     """
     environ = _environ()
     body = Body(environ)
+    problems: list[Exception | str] = []
 
     def call(settings: Settings, decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
         def late(error: StoreError) -> "NoReturn":
-            _end(environ, body, *fail(settings, error, _log_of(environ)))
+            # At once: a thread cannot keep a signal from ending the process.
+            _end(environ, body, *fail(settings, error, lambda problem: tell(environ, problem, log)))
 
         return deadline.watch(settings.timeout, late, decide, *arguments)
 
-    _end(environ, body, *_verdict(environ, body, call))
+    _end(environ, body, *_verdict(environ, body, call, problems), _report_of(environ, problems))
 
 
 def guard() -> "Decision | None":
@@ -61,20 +63,27 @@ def guard() -> "Decision | None":
 
 def admit(environ: "Mapping[bytes, bytes]") -> "Decision | None":
     """Do what ``guard`` does, by these settings and this request."""
+    problems: list[Exception | str] = []
 
     def call(settings: Settings, decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
         return deadline.call(settings.timeout, decide, *arguments)
 
-    status, decision = _verdict(environ, None, call)
+    status, decision = _verdict(environ, None, call, problems)
+    report = _report_of(environ, problems)
     if status is not OK:
-        _end(environ, Body(environ), status, decision)
-    write(header(standings(decision)))
+        _end(environ, Body(environ), status, decision, report)
+    if report:
+        report()
+    if not write(header(standings(decision))):
+        posix._exit(0)
     return decision
 
 
-def refuse(environ: "Mapping[bytes, bytes]", status: str) -> "NoReturn":
-    """Answer that status, whatever the limits, and end the process."""
-    _end(environ, Body(environ), status, None)
+def refuse(
+    environ: "Mapping[bytes, bytes]", status: str, report: "Callable[[], None] | None" = None
+) -> "NoReturn":
+    """Answer that status, whatever the limits, then ``report`` why, and end the process."""
+    _end(environ, Body(environ), status, None, report)
 
 
 def log(reason: str) -> None:
@@ -125,15 +134,17 @@ class Body:
 
 
 def _verdict(
-    environ: "Mapping[bytes, bytes]", body: "Body | None", call: "Callable[..., Verdict]"
+    environ: "Mapping[bytes, bytes]",
+    body: "Body | None",
+    call: "Callable[..., Verdict]",
+    problems: "list[Exception | str]",
 ) -> "Verdict":
-    """The status to answer, and the decision if there is one.  Never raises."""
-    log = _log_of(environ)
+    """The status to answer, and the decision if there is one.  ``problems`` get what is to be told.  Never raises."""
     try:
         settings = Settings(environ)
         key = Key(settings.key, settings.proxies)
     except ValueError as error:
-        log(error)
+        problems.append(error)
         return INTERNAL_SERVER_ERROR, None
 
     def find() -> "str | None":
@@ -150,12 +161,7 @@ def _verdict(
     def bounded(decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
         return call(settings, decide, *arguments)
 
-    return judge(settings, find, hit, bounded, log)
-
-
-def _log_of(environ: "Mapping[bytes, bytes]") -> "Callable[[Exception | str], None]":
-    """What tells of problems with this request."""
-    return lambda problem: tell(environ, problem, log)
+    return judge(settings, find, hit, bounded, problems.append)
 
 
 def _environ() -> "Mapping[bytes, bytes]":
@@ -164,23 +170,57 @@ def _environ() -> "Mapping[bytes, bytes]":
     return os.environb if os else posix.environ
 
 
+def _report_of(
+    environ: "Mapping[bytes, bytes]", problems: "list[Exception | str]"
+) -> "Callable[[], None] | None":
+    """What tells of these problems with the request; None if there are none."""
+    if not problems:
+        return None
+
+    def report() -> None:
+        for problem in problems:
+            tell(environ, problem, log)
+
+    return report
+
+
 def _end(
-    environ: "Mapping[bytes, bytes]", body: Body, status: str, decision: "Decision | None"
+    environ: "Mapping[bytes, bytes]",
+    body: Body,
+    status: str,
+    decision: "Decision | None",
+    report: "Callable[[], None] | None" = None,
 ) -> "NoReturn":
-    write(answer(status, decision, environ.get(b"REQUEST_METHOD") == b"HEAD"))
-    if status[0] == "4" and environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
-        tell_denial(environ, status)
-    body.drain()
+    if report:
+        _outlive_the_client()
+    is_taken = write(answer(status, decision, environ.get(b"REQUEST_METHOD") == b"HEAD"))
+    if report:
+        report()
+    if is_taken:
+        if status[0] == "4" and environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
+            tell_denial(environ, status)
+        body.drain()
     deadline.hang_up()
     # Nothing is left to be flushed or closed, and an orderly end would cost a tenth of the whole.
     posix._exit(0)
 
 
-def write(data: bytes) -> None:
-    """Write on standard output; if nobody reads it any more, say so and end the process."""
+def _outlive_the_client() -> None:
+    """Go on when it has its answer and leaves: then Apache ends the process."""
+    from _signal import SIG_IGN, SIGTERM, signal
+
+    try:
+        signal(SIGTERM, SIG_IGN)
+    except ValueError:
+        pass  # only the main thread may
+
+
+def write(data: bytes) -> bool:
+    """Write on standard output.  If nobody reads it any more, say so, and return False."""
     try:
         while data:
             data = data[posix.write(1, data) :]
     except OSError as error:
         log(describe(error))
-        posix._exit(0)
+        return False
+    return True

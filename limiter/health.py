@@ -110,7 +110,7 @@ def _end(environ: "Mapping[bytes, bytes]", reason: str) -> "NoReturn":
     if reason:
         message = message[:-1] + f', "reason": "{reason}"}}'.encode()
     head = header([("Status", status), *fields(status, None)]) + b"\n"
-    write(head if environ.get(b"REQUEST_METHOD") == b"HEAD" else head + message)
-    Body(environ).drain()
+    if write(head if environ.get(b"REQUEST_METHOD") == b"HEAD" else head + message):
+        Body(environ).drain()
     deadline.hang_up()
     posix._exit(0)

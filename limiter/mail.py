@@ -11,6 +11,7 @@ have the log, the system's log gets the line on a mail that fails.
 
 import posix
 import sys
+from _signal import SIGTERM
 
 from limiter.digest import sha256
 from limiter.furnish import default_root
@@ -75,7 +76,9 @@ def _hand_over(environ: "Mapping[bytes, bytes]", line: bytes, arguments: "list[s
             variables[b"LIMITER_LOG"] = b"syslog"
     try:
         posix.write(writing, line)  # a pipe has room for a line before anybody reads it
-        child = posix.posix_spawn(python, command, variables, file_actions=actions, setsigmask=[])
+        child = posix.posix_spawn(
+            python, command, variables, file_actions=actions, setsigmask=[], setsigdef=[SIGTERM]
+        )
     finally:
         posix.close(reading)
         posix.close(writing)

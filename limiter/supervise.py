@@ -76,18 +76,22 @@ class Supervisor:
         if failure or run.is_unwanted:
             # If it is stuck in the kernel it will end when it can.
             child.send(SIGKILL)
-        if failure:
-            from limiter.reporter import reporter_of
 
-            words = run.errors.last_words()
-            reporter_of(self._environ).report(*failure, _where(words), words)
-        child.forget()
+        def finish() -> None:
+            if failure:
+                from limiter.reporter import reporter_of
+
+                words = run.errors.last_words()
+                reporter_of(self._environ).report(*failure, _where(words), words)
+            child.forget()
+            if not failure and not run.is_unwanted:
+                _write(run.beginning.release())
+            run.errors.forward_all()
+
         _leave_the_body()
-        if not failure and not run.is_unwanted:
-            _write(run.beginning.release())
-        run.errors.forward_all()
         if failure and not run.beginning.has_passed:
-            refuse(self._environ, failure[0])
+            refuse(self._environ, failure[0], finish)
+        finish()
         deadline.hang_up()
         posix._exit(0)
 

@@ -18,6 +18,7 @@ from limiter import asgi, wsgi
 from limiter.reporter import Reporter, reporter_of
 from limiter.verdict import tell
 from tests.conftest import clean_environ
+from tests.hanging import hanging_mount
 from tests.places import PYTHON, REPOSITORY, new_root
 
 MISTAKES = {
@@ -356,6 +357,56 @@ def test_every_door_reports_failures_and_if_told_to_denials(
     assert statuses == [500, 401, 500, 500]
     assert "fortnight" in log(place)[2]["reason"]
     assert log(place)[2]["where"].rpartition(":")[0].endswith("limiter/notation.py")
+
+
+@pytest.mark.parametrize("name", ["check", "guard", "script", "supervised", "unstarted"])
+def test_the_client_has_its_answer_before_anybody_is_told_and_may_leave(
+    root: str, installed: Path, name: str
+) -> None:
+    """The log is on a file system that hangs; then Apache, whose client has left, sends SIGTERM."""
+    script = Path(root, "script")
+    script.write_text("#!/bin/sh\nexit 3\n")
+    script.chmod(0o644 if name == "unstarted" else 0o755)
+    commands = {
+        "check": [str(installed / "cgi-bin/check.py")],
+        "guard": [str(installed / "cgi-bin/guard.py")],
+        "script": [PYTHON, "-c", "from limiter.cgi import guard; guard()"],
+    }
+    fails = name in commands
+    with hanging_mount() as mount:
+        environ = clean_environ(
+            LIMITER_ROOT=f"{root}/nowhere" if fails else root,
+            LIMITER_LOG=f"{mount.path}/log",
+            LIMITER_SUPERVISE="1" if name == "supervised" else "0",
+            PYTHONPATH=str(installed),
+            QUERY_STRING="app_id=acme",
+            REDIRECT_HANDLER="limited",
+            REDIRECT_URL="/script",
+            PATH_INFO="/script",
+            PATH_TRANSLATED=str(script),
+        )
+        mount.hang()
+        with subprocess.Popen(
+            commands.get(name, commands["guard"]),
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout
+            answer = b""
+            try:
+                while not answer.endswith(b'{"message": "Internal Server Error"}'):
+                    assert select.select([process.stdout], [], [], 10)[0], "it waits for the log"
+                    part = os.read(process.stdout.fileno(), 4096)
+                    assert part, answer
+                    answer += part
+                mount.wait_until_stuck()
+                process.terminate()
+            finally:
+                mount.release()
+            assert process.wait(30) == 0
+        (line,) = (mount.path / "log").read_text().splitlines()
+        assert json.loads(line)["status"] == 500
 
 
 @pytest.mark.parametrize("door", [check, guarded, wsgi_application, asgi_application, the_map])
