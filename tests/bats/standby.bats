@@ -249,6 +249,16 @@ has_ended() {
   [[ ! -e /proc/$1 ]] || grep -q '^State:.Z' "/proc/$1/status"
 }
 
+# has_gone ROUNDS
+has_gone() {
+  [[ -e rounds ]] && (($(wc -l <rounds) >= $1))
+}
+
+# is_locked FILE: whether somebody has the lock
+is_locked() {
+  ! flock -n "$1" true
+}
+
 has_noted() {
   [[ $(<"machine$1/log") == *"$2"* ]]
 }
@@ -290,6 +300,20 @@ has_noted() {
   until_true has_ended "$former"
   echo eni-9 >place
   until_true is_at 1
+}
+
+@test "who only looks does not wait, and so a later run does" {
+  watching 100
+  former=$(<machine1/lock.watch)
+  exec 7>machine1/lock.lock
+  flock 7
+  sed -i '1a echo >>rounds' bin/ip # in each it is asked whether this is the master
+  until_true has_gone 5
+  MACHINE=1 PATH=$PWD/bin:$PATH machine1/takeover 192.0.2.100 203.0.113.10 eth0 7>&- &
+  until_true is_locked machine1/lock.queue
+  flock -u 7
+  wait "$!"
+  until_true has_ended "$former"
 }
 
 @test "who stays the master has it as soon as Amazon lets him, whatever has gone wrong before" {
