@@ -217,6 +217,7 @@ def test_every_order_of_a_hit_and_a_sweep(
     assert scene.ends == {"+", "-"}
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize(
     ("limits", "costs", "sweepers"),
     [
@@ -238,7 +239,7 @@ def test_many_orders_of_several_hits_and_sweeps(
 ) -> None:
     """The same: with each other, several sweepers at once lose slots no more than with hits."""
     scene = Scene(root, Ordered(monkeypatch), limits, costs, sweepers)
-    _any(scene.play, 600)
+    _any(scene.play, 500)
     assert len(scene.ends) > 1
 
 

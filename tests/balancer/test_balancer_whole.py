@@ -61,9 +61,10 @@ def test_s1_and_l1_hold_through_the_loss_of_a_web_server_and_of_a_director(
     judge_l1(only(LIMIT), play.full_history())
     for survivor in whole.servers[:2]:
         assert {"200", "429"} <= {it.status for it in play.requests[survivor.name]}
-    first = [it for it in asked.requests if it.begun < killed]
+    # Whoever was still under way then may be lost.
+    first = [it for it in asked.requests if it.ended < killed]
     assert {it.server for it in first} == {it.name for it in whole.servers}
-    assert not [it for it in first if it.ended < killed and not it.is_served]
+    assert all(it.is_served for it in first)
     written = {name for request in play.all() for name in request.claimed + request.maybe}
     assert set(slots) <= written | play.phantoms()
     before = client.Play(RATE, [it for it in asked.requests if it.ended < holder_killed])
