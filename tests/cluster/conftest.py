@@ -13,12 +13,6 @@ _MOST = 600
 """Seconds that the tests of this package may take together."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First those that make machines of their own: clusters that wait for their turn take time from them."""
-    shared = {"cluster3", "arbiter"}
-    items.sort(key=lambda it: bool(shared & {*getattr(it, "fixturenames", ())}))
-
-
 @pytest.fixture(scope="package", autouse=True)
 def _within_ten_minutes() -> Iterator[None]:
     begun = time.monotonic()

@@ -49,19 +49,17 @@ def _decide(store: Store, limits: "tuple[Limit, ...]", app: str) -> Decision:
     return decision
 
 
-def furnish(root: str, limit: str, apps: str, mine: str, others: str) -> None:
-    """Hit each of so many new applications once, at the same time as another process does: the one that adds
-    to the file ``others`` as this one does to ``mine``.  Print how many were admitted.
+def furnish(root: str, limit: str, apps: str) -> None:
+    """Hit each of so many new applications once, at the same time as another process does: the one at the other
+    end of standard input.  Print how many were admitted.
     """
     limits = parse(limit)
     store = Store(root)
     admitted = 0
-    with open(mine, "ab", buffering=0) as file:
-        for number in range(int(apps)):
-            file.write(b".")
-            while os.stat(others).st_size <= number:
-                pass
-            admitted += bool(hit(store, limits, f"new{number}", 1, clock)[0])
+    for number in range(int(apps)):
+        os.write(0, b".")
+        assert os.read(0, 1), "the other has ended"
+        admitted += bool(hit(store, limits, f"new{number}", 1, clock)[0])
     print(admitted)
 
 

@@ -68,8 +68,16 @@ mkdir -p /var/brick /var/mnt
 mount --bind "$disk/brick" /var/brick
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs tmpfs /tmp
+for program in /usr/lib/*/glusterfs/gsyncd /usr/libexec/glusterfs/gsyncd; do
+  test ! -e "$program" || mount --bind {DISK}/bin/gsyncd "$program"
+done
 echo made
 exec env --ignore-signal=CHLD cat  # whoever is orphaned here vanishes when it ends, as under any init
+"""
+
+# Of geo-replication, which nothing here uses: whenever glusterd starts, it calls it twenty times, for 3 s.
+_GSYNCD = """#!/bin/sh
+echo gsyncd
 """
 
 # As much of it as the scripts ask for.  What is enabled is started when the machine starts.
@@ -267,7 +275,8 @@ class Laboratory:
         self.inside = ["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--net=/proc/{pid}/ns/net"]
         self.machines: list[Machine] = []
         self.path(f"{DISK}/bin").mkdir()
-        for name, text in (("systemctl", _SYSTEMCTL), ("reach", _REACH), ("enter", _ENTER)):
+        scripts = {"systemctl": _SYSTEMCTL, "reach": _REACH, "enter": _ENTER, "gsyncd": _GSYNCD}
+        for name, text in scripts.items():
             script = self.path(f"{DISK}/bin/{name}")
             script.write_text(text)
             script.chmod(0o755)

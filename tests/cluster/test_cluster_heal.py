@@ -22,7 +22,7 @@ pytestmark = pytest.mark.one_python
 RECONNECT = 3
 """Seconds that one client may need more than another."""
 
-FILES = 400
+FILES = 150
 """So many are not healed at once."""
 
 OFF = "cluster.self-heal-daemon: off\n"

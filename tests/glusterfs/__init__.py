@@ -1,0 +1,1 @@
+"""The cluster as deploy/glusterfs makes it, on machines that have nothing yet."""
