@@ -196,7 +196,16 @@ def _arrive(root: str, directory: str, furniture: "dict[str, list[str]]") -> boo
         if error.errno in _EXISTS or is_lost(error):
             return False
         raise failure(error, f"{root}/{directory}") from error
-    return True
+    # GlusterFS does not count ENOTEMPTY against a majority: a copy that has just come back, to this client and not
+    # yet to the one that was first, makes a rename succeed that all others refuse.  There it still has its old name.
+    try:
+        posix.lstat(aside)
+    except OSError as error:
+        if is_lost(error):
+            return True
+        raise failure(error, aside) from error
+    _discard(aside, furniture)
+    return False
 
 
 def default_root(temporary: str) -> str:

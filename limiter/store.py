@@ -37,8 +37,9 @@ like any other, but no one may conclude from it that a limit will stay full.
 A directory arrives whole or not at all: it is made and filled under ``.new-UNIQUE`` and then renamed
 to its name, ROOT/APP with its first limits in it, later ROOT/APP/LIMIT, from which an empty one is
 removed first.  Renaming a directory onto one that is not empty fails, so one contender wins, and the
-others remove theirs.  No slot is ever made in a live directory, none is ever removed from one but as said
-below, and no shared name is ever given to mkdir.
+others remove theirs.  (On GlusterFS a rename may seem to succeed that only a copy just returned has done: whoever
+then still finds .new-UNIQUE has not won.)  No slot is ever made in a live directory, none is ever removed from one
+but as said below, and no shared name is ever given to mkdir.
 
 What has been idle for a day may be swept: a mark .sweep-UNIQUE is made in the directory; each slot is
 renamed to .slot-UNIQUE-SLOT; if a listing then shows no SLOT, the mark to .gone-UNIQUE; then the slots are

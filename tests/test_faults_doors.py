@@ -234,7 +234,7 @@ class Scene:
 
 
 EVERYBODY = {"acme": "1/hour", ".default": "1/hour"}
-FURNISH = "listdir mkdir open close rename"
+FURNISH = "listdir mkdir open close rename lstat"
 SCENES = {
     "fresh": Scene("200", "2/hour", 0, FURNISH),
     "furnished": Scene("200", "3/hour", 1, "listdir rename"),
@@ -247,7 +247,7 @@ SCENES = {
     "register-default": Scene("200", "0/second", 1, "readlink listdir rename", {".default": "2/hour"}),
     "unlimited": Scene("200", "0/second", 0, "readlink", {"acme": UNLIMITED, ".default": UNLIMITED}),
     "stranger": Scene("401", "9/second", 0, "readlink stat", {}),
-    "default-store": Scene("200", "1/hour", 0, f"lstat {FURNISH}", is_default_store=True),
+    "default-store": Scene("200", "1/hour", 0, FURNISH, is_default_store=True),
 }
 
 

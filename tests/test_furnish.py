@@ -175,6 +175,27 @@ def test_every_way_to_lose(root: str, monkeypatch: pytest.MonkeyPatch, number: i
     assert os.listdir(root) == ["acme"]
 
 
+def test_a_rename_that_succeeds_but_leaves_the_old_name_has_lost(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GlusterFS, where only a copy that lacks what the winner made has done it: see test_cluster_furnish."""
+    rename = posix.rename
+    lost: list[str] = []
+
+    def lose(old: str, new: str) -> None:
+        if "/.new-" in old and not lost:
+            lost.append(old)
+            assert Limiter(root, "3/minute").hit("acme")
+        else:
+            rename(old, new)
+
+    monkeypatch.setattr(posix, "rename", lose)
+    mine = Limiter(root, "3/minute")
+    assert [mine.hit("acme").allowed for _ in range(3)] == [True, True, False]
+    assert lost
+    assert os.listdir(root) == ["acme"]
+
+
 # Failing
 
 

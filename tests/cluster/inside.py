@@ -10,6 +10,7 @@ from time import perf_counter
 sys.path.insert(0, sys.argv[2])
 
 from limiter import deadline
+from limiter.furnish import _arrive
 from limiter.hit import Decision, clock, hit
 from limiter.limit import Limit, stamp
 from limiter.notation import parse
@@ -61,6 +62,11 @@ def furnish(root: str, limit: str, apps: str) -> None:
         assert os.read(0, 1), "the other has ended"
         admitted += bool(hit(store, limits, f"new{number}", 1, clock)[0])
     print(admitted)
+
+
+def arrive(root: str, limit: str, app: str) -> None:
+    """Furnish an application of which this process does not know whether it is there; print whether it has arrived."""
+    print(_arrive(root, app, {it.directory(0): it.fresh(0) for it in parse(limit)}))
 
 
 def sweep(root: str, idle: str) -> None:
