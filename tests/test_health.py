@@ -30,8 +30,8 @@ HEAD = b"Status: %b\nContent-Type: application/json; charset=utf-8\nCache-Contro
 HEALTHY = HEAD % b"200 OK" + b'{"message": "OK"}'
 SICK = HEAD % b"503 Service Unavailable" + b'{"message": "Service Unavailable", "reason": "%b"}'
 
-CALLS = 10
-"""What it asks of the system: nine calls on the store, and one that writes the answer."""
+CALLS = 11
+"""What it asks of the system: ten calls on the store, and one that writes the answer."""
 
 DEADLINE = 10
 """Seconds after which the silent file system is let go, and the answer is too late."""
