@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.limiting import Calls, Clock
 from tests.places import install, new_root
+
+# A shell's job in the background ignores interrupts, and so would whatever the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says something of the machine, and nothing of the limiter.
 settings.register_profile("limiter", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import posix
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,104 +15,41 @@ from limiter.limit import Sliding, is_held, make, number_of
 from limiter.limiter import Limiter
 from limiter.notation import parse
 from limiter.store import Store, StoreError
+from tests.turns import play, wait
 
 NOW = 1_513_123_456_123_456
-
-
-class Turns:
-    """Lets several threads make their calls one at a time, in an order that is set from outside."""
-
-    def __init__(self) -> None:
-        self._change = threading.Condition()
-        self._waiting: set[int] = set()
-        self._running = 0
-        self._turn: int | None = None
-
-    def start(self, count: int) -> None:
-        """So many threads are about to begin."""
-        self._running = count
-
-    def wait(self, me: int) -> None:
-        """In a thread: stop before a call until it is this thread's turn."""
-        with self._change:
-            self._waiting.add(me)
-            self._running -= 1
-            self._change.notify_all()
-            self._change.wait_for(lambda: self._turn == me)
-            self._turn = None
-
-    def end(self) -> None:
-        """In a thread: it makes no more calls."""
-        with self._change:
-            self._running -= 1
-            self._change.notify_all()
-
-    def ready(self) -> list[int]:
-        """The threads that are stopped before a call, once nobody runs; none: all have ended."""
-        with self._change:
-            self._change.wait_for(lambda: self._running == 0 and self._turn is None)
-            return sorted(self._waiting)
-
-    def give(self, thread: int) -> None:
-        """Let one thread make its call and run on to the next."""
-        with self._change:
-            self._waiting.remove(thread)
-            self._running += 1
-            self._turn = thread
-            self._change.notify_all()
 
 
 class TurnStore(Store):
     """A store that waits for its turn before each call."""
 
-    def __init__(self, root: str, turns: Turns, me: int) -> None:
-        super().__init__(root)
-        self._turns = turns
-        self._me = me
-
     def names(self, directory: str) -> list[str]:
         """List, when it is its turn."""
-        self._turns.wait(self._me)
+        wait()
         return super().names(directory)
 
     def rename(self, directory: str, old: str, new: str) -> bool:
         """Rename, when it is its turn."""
-        self._turns.wait(self._me)
+        wait()
         return super().rename(directory, old, new)
-
-
-_mine = threading.local()
 
 
 def _play(
     root: str, limits: str, costs: Sequence[int], order: Sequence[int]
 ) -> tuple[list[bool], list[int]]:
-    """Play one hit a thread, their calls in that order and then in any; who was allowed, and the
-    choices there were at each turn (as many numbers as turns: how many threads were ready)."""
-    turns = Turns()
-    answers: dict[int, bool] = {}
+    """Play hits at once, their calls in that order and then in any; who was allowed, and the
+    choices there were at each turn (as many numbers as turns: how many hits were ready)."""
 
-    def one(me: int) -> None:
-        try:
-            _mine.turn = lambda: turns.wait(me)
-            store = TurnStore(root, turns, me)
-            # Clocks a microsecond apart tell the hits' stamps apart.
-            answers[me] = bool(hit(store, parse(limits), "acme", costs[me], lambda: NOW + me)[0])
-        finally:
-            turns.end()
+    def one(me: int) -> bool:
+        # Clocks a microsecond apart tell the hits' stamps apart.
+        return bool(hit(TurnStore(root), parse(limits), "acme", costs[me], lambda: NOW + me)[0])
 
-    threads = [threading.Thread(target=one, args=(me,)) for me in range(len(costs))]
-    turns.start(len(threads))
-    for thread in threads:
-        thread.start()
-    choices: list[int] = []
-    while ready := turns.ready():
-        pick = order[len(choices)] if len(choices) < len(order) else 0
-        choices.append(len(ready))
-        turns.give(ready[pick])
-    for thread in threads:
-        thread.join()
-    return [answers[me] for me in range(len(costs))], choices
+    hits = [partial(one, me) for me in range(len(costs))]
+    answers, choices = play(hits, lambda turn, _: order[turn] if turn < len(order) else 0)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return [bool(answer) for answer in answers], choices
 
 
 def _orders(run: list[int], choices: list[int]) -> list[int] | None:
@@ -224,7 +161,7 @@ def test_every_order_over_a_slot_with_two_names(
     unlink = posix.unlink
 
     def unlink_in_turn(path: str) -> None:
-        _mine.turn()
+        wait()
         unlink(path)
 
     monkeypatch.setattr(posix, "unlink", unlink_in_turn)

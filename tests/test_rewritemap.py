@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from limiter.limiter import Limiter
 from limiter.register import put
 from tests.conftest import clean_environ
-from tests.places import PYTHON
+from tests.places import PYTHON, new_root
 
 
 class Program:
@@ -125,17 +126,22 @@ def test_a_mistake_in_the_settings(installed: Path, store: str) -> None:
     assert "expected a unit" in it.log
 
 
-def test_the_register(installed: Path, store: str, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    for directory in (tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
-    with program(installed, store, APPS=str(tmp_path)) as it:
+@pytest.fixture
+def register() -> Iterator[str]:
+    """A register that anyone may read, as the program does not stay root."""
+    path = new_root("/dev/shm")
+    yield str(path)
+    shutil.rmtree(path)
+
+
+def test_the_register(installed: Path, store: str, register: str) -> None:
+    with program(installed, store, APPS=register) as it:
         assert it.ask() == "401|||"
-        put(str(tmp_path), "acme", "1/hour")
+        put(register, "acme", "1/hour")
         assert [it.ask()[:3], it.ask()[:3]] == ["200", "429"]
-        put(str(tmp_path), "acme", "2/hour")
+        put(register, "acme", "2/hour")
         assert [it.ask()[:3] for _ in range(3)] == ["200", "200", "429"]
-        put(str(tmp_path), "acme", "unlimited")
+        put(register, "acme", "unlimited")
         assert it.ask() == "200|||"
 
 

@@ -37,11 +37,6 @@ def environ(home: Path, elsewhere: Path, settings: dict[str, str]) -> dict[str, 
     return clean_environ(PYTHONPATH=str(home), TMPDIR=str(elsewhere), **settings)
 
 
-def _listen_to_interrupts() -> None:
-    # A shell's job in the background ignores them, and so would its children.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Server:
     """A server that runs, or has run."""
 
@@ -90,7 +85,6 @@ def serving(home: Path, elsewhere: Path, **settings: str) -> Iterator[Server]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_listen_to_interrupts,  # noqa: PLW1509 (there is but one thread)
     )
     with process:
         try:

@@ -7,7 +7,6 @@ import os
 import posix
 import random
 import shutil
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,20 +22,18 @@ from limiter.notation import parse
 from limiter.store import Store
 from limiter.sweep import DAY, sweep_app
 from tests.sweeping import LATER, hit_at
-from tests.test_hit import Turns
+from tests.turns import play, wait
 
 SWITCHES = 3
-"""So many times a thread is made to wait that could go on: races need few (CHESS, Musuvathi et al. 2008)."""
+"""So many times one is made to wait that could go on: races need few (CHESS, Musuvathi et al. 2008)."""
 
 
 class Ordered:
-    """Plays actions, each in a thread, whose calls on the file system fall in an order that is set."""
+    """Plays actions whose calls on the file system fall in an order that is set."""
 
     _CALLS = ("listdir", "rename", "rmdir", "mkdir", "open", "unlink")
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._me = threading.local()
-        self._turns = Turns()
         self._random = random.Random(0)
         self._rename: Callable[..., object] = posix.rename
         for name in self._CALLS:
@@ -50,10 +47,9 @@ class Ordered:
         rename = self._rename
 
         def instead(path: str, *more: str) -> object:
-            me = getattr(self._me, "number", None)
             # What lies aside is seen by nobody else.
-            if me is not None and (call is rename or "/.new-" not in path):
-                self._turns.wait(me)
+            if call is rename or "/.new-" not in path:
+                wait()
             return call(path, *more)
 
         return instead
@@ -61,39 +57,9 @@ class Ordered:
     def play(
         self, actions: Sequence[Callable[[], object]], choose: Callable[[int, int], int]
     ) -> tuple[list[object], list[int]]:
-        """The answers, and how many choices there were at each turn; ``choose(turn, choices)``.
-
-        Choice 0 is that the thread goes on which had the last turn, if it can.  Names that are to be unique are
-        the same when an order is played again.
-        """
+        """Names that are to be unique are the same when an order is played again."""
         self._random = random.Random(0)
-        answers: list[object] = [None] * len(actions)
-
-        def one(number: int) -> None:
-            self._me.number = number
-            try:
-                answers[number] = actions[number]()
-            except Exception as error:
-                answers[number] = error
-            finally:
-                self._turns.end()
-
-        threads = [threading.Thread(target=one, args=(number,)) for number in range(len(actions))]
-        self._turns.start(len(threads))
-        for thread in threads:
-            thread.start()
-        choices: list[int] = []
-        last = -1
-        while ready := self._turns.ready():
-            if last in ready:
-                ready.remove(last)
-                ready.insert(0, last)
-            last = ready[choose(len(choices), len(ready))]
-            choices.append(len(ready))
-            self._turns.give(last)
-        for thread in threads:
-            thread.join()
-        return answers, choices
+        return play(actions, choose)
 
 
 def _as_told(order: list[int], turn: int, _: int) -> int:
@@ -118,7 +84,7 @@ def _every(choices_of: Callable[[Callable[[int, int], int]], list[int]]) -> int:
 
 
 def _may_switch(order: list[int]) -> bool:
-    """Whether the last turn of an order may go to another thread, or goes to one already."""
+    """Whether the last turn of an order may go to another, or goes to one already."""
     return order[-1] > 0 or sum(map(bool, order)) < SWITCHES
 
 
@@ -129,7 +95,7 @@ def _any(choices_of: Callable[[Callable[[int, int], int]], list[int]], orders: i
 
 
 class _Whim:
-    """A thread goes on for a while before the next one has its turn: that is how races are lost."""
+    """One goes on for a while before the next one has its turn: that is how races are lost."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
