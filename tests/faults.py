@@ -6,7 +6,6 @@ import errno
 import os
 import posix
 import signal
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,9 +72,9 @@ def play(
     With ``lasting`` so is each later one that concerns a path below that directory.
     """
     with (
-        tempfile.TemporaryFile() as output,
-        tempfile.TemporaryFile() as log,
-        tempfile.TemporaryFile() as told,
+        open(os.memfd_create("played"), "w+b") as output,
+        open(os.memfd_create("played"), "w+b") as log,
+        open(os.memfd_create("played"), "w+b") as told,
     ):
         child = os.fork()
         if not child:

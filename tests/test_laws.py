@@ -82,6 +82,7 @@ def _shift_clock_of_window(sign: int) -> None:
     )
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("sabotage", [_lose_no_race, _count_a_shorter_window])
 def test_s1_is_seen_to_fail(root: str, sabotage: Callable[[], None]) -> None:
     """The judge of S1 finds what these break."""
@@ -89,6 +90,7 @@ def test_s1_is_seen_to_fail(root: str, sabotage: Callable[[], None]) -> None:
         judge_s1(only("10/second"), record(root, "10/second", 2 * SECOND, sabotage=sabotage))
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("sabotage", [_count_a_longer_window])
 def test_l1_is_seen_to_fail(root: str, sabotage: Callable[[], None]) -> None:
     """The judge of L1 finds what these break."""
@@ -315,6 +317,7 @@ def test_c1_clock_set_back(text: str, stays: bool, back: int, step: int) -> None
             assert now - locked <= 2_000_000 + step
 
 
+@pytest.mark.one_python
 def test_c1_is_seen_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stamps from the future that count for ever lock an application out."""
     monkeypatch.setattr(Sliding, "_busy_range", lambda self, now: (stamp(now - self.window + 1), "~"))
@@ -354,6 +357,7 @@ def _everything(root: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize(
     "text", ["10/hour", "100/hour", "10/hour fixed", "10/day burst 10", "10/hour;20/day"]
 )

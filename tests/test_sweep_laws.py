@@ -52,6 +52,7 @@ def _swept_until_killed(store: str, limits: str, before: int) -> Iterator[str]:
         yield path
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize(("limits", "before"), KILLED)
 def test_after_sigkill_the_next_hits_find_every_slot(root: str, limits: str, before: int) -> None:
     """S1 and L1: exactly the quota is admitted, and nothing is to be repaired."""
@@ -64,6 +65,7 @@ def test_after_sigkill_the_next_hits_find_every_slot(root: str, limits: str, bef
         assert not [name for name in entries(f"{store}/acme") if "/." in name]
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize(("limits", "before"), KILLED)
 def test_after_sigkill_the_next_sweeps_remove_all_the_same(root: str, limits: str, before: int) -> None:
     for store in _swept_until_killed(root, limits, before):

@@ -254,9 +254,9 @@ has_gone() {
   [[ -e rounds ]] && (($(wc -l <rounds) >= $1))
 }
 
-# is_locked FILE: whether somebody has the lock
-is_locked() {
-  ! flock -n "$1" true
+# is_waited_for FILE: whether somebody waits for its lock; to try it oneself could be in somebody's way
+is_waited_for() {
+  grep -q -- "-> .*:$(stat -c %i "$1") " /proc/locks
 }
 
 has_noted() {
@@ -310,7 +310,7 @@ has_noted() {
   sed -i '1a echo >>rounds' bin/ip # in each it is asked whether this is the master
   until_true has_gone 5
   MACHINE=1 PATH=$PWD/bin:$PATH machine1/takeover 192.0.2.100 203.0.113.10 eth0 7>&- &
-  until_true is_locked machine1/lock.queue
+  until_true is_waited_for machine1/lock.lock
   flock -u 7
   wait "$!"
   until_true has_ended "$former"
