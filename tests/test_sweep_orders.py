@@ -57,7 +57,7 @@ class Ordered:
     def play(
         self, actions: Sequence[Callable[[], object]], choose: Callable[[int, int], int]
     ) -> tuple[list[object], list[int]]:
-        """Names that are to be unique are the same when an order is played again."""
+        """As tests.turns does; names that are to be unique are the same when an order is played again."""
         self._random = random.Random(0)
         return play(actions, choose)
 

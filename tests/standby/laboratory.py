@@ -241,6 +241,7 @@ class Vpc(Laboratory):
         arguments = (_CLOUD, f"{DISK}/certificate", f"{DISK}/key", ELASTIC_IP, _NETWORK)
         self._cloud = subprocess.Popen(
             [*self.inside, sys.executable, str(Path(__file__).with_name("cloud.py")), *arguments],
+            env={**os.environ, "TMPDIR": DISK},  # a certificate that it leaves there goes with it
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
