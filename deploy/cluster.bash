@@ -270,7 +270,7 @@ send() {
 there() {
   set -euo pipefail
   umask 022
-  PATH=$PATH:/usr/sbin:/sbin changed=''
+  PATH=$PATH:/usr/sbin:/sbin changed='' firewalld=''
   ((EUID == 0)) || fail "commands must run as root there (remote=... sudo)"
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
@@ -328,8 +328,13 @@ add_packages() {
   fi
 }
 
+# It is asked once: each firewall-cmd takes a third of a second to say anything.
 has_firewalld() {
-  command -v firewall-cmd >/dev/null && firewall-cmd -q --state &>/dev/null
+  [[ $firewalld ]] || {
+    firewalld=no
+    ! command -v firewall-cmd >/dev/null || ! firewall-cmd -q --state &>/dev/null || firewalld=yes
+  }
+  [[ $firewalld == yes ]]
 }
 
 # allow RULE: by firewalld, if it is active; nothing else keeps a fresh RHEL or Debian closed

@@ -187,7 +187,7 @@ def test_a_store_that_fails_gives_the_configured_verdict(failure: str, verdict: 
 @pytest.mark.parametrize("verdict", ["deny", "admit"])
 def test_a_store_that_is_silent_gives_the_configured_verdict_in_time(verdict: str) -> None:
     """And is asked again when it speaks again: nobody is let through for good."""
-    timeout = 0.5
+    timeout = 1.0
     with hanging_mount() as mount:
         root = _own_store(str(mount.path))
         settings = {
