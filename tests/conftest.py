@@ -21,6 +21,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("limiter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("limiter")
 
+_LONGEST = (
+    "test_glusterfs_deploy.py",
+    "test_loadbalancer_machines.py",
+    "test_supervise_apache.py",
+    "test_trials.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files for which, when several are played at once, all others would have to wait."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --no-skips."""
