@@ -201,12 +201,26 @@ def _start(
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        if answers(process, port):
+        if answers(process, port) and ("cgid" not in modules or _takes_scripts(process, directory)):
             return process, port
         said = stop(process) + _log(directory)
         if "Address already in use" not in said:
             break
     raise RuntimeError(f"Apache does not start:\n{said}")
+
+
+def _takes_scripts(process: subprocess.Popen[bytes], directory: Path) -> bool:
+    """Wait for mod_cgid: until its socket, which root makes, is given to Apache's user, scripts get 503."""
+    deadline = time.monotonic() + _DEADLINE
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(map(_is_given, directory.glob("cgid.*"))):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _is_given(socket_file: Path) -> bool:
+    return os.geteuid() != 0 or socket_file.owner() == _user()
 
 
 def _configuration(

@@ -465,6 +465,9 @@ def test_p1_a_good_id_touches_the_store_alone(root: str, app: str) -> None:
 
 def test_p1_is_seen_to_fail(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the rule for names, paths would lead out."""
+    store = f"{root}/store"
+    os.mkdir(store)
     monkeypatch.setattr("limiter.limiter._check", lambda app_id, cost: None)
     with pytest.raises(AssertionError):
-        test_p1_a_hostile_id_touches_no_file(root, "../acme")
+        test_p1_a_hostile_id_touches_no_file(store, "../acme")
+    assert sorted(os.listdir(root)) == ["acme", "store"]
