@@ -8,7 +8,7 @@ import errno
 import posix
 
 from limiter.limit import Limit, is_held, is_name, make, number_of, time_of
-from limiter.store import Store, StoreError, failure, is_lost
+from limiter.store import Store, StoreError, failure, is_lost, patiently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -178,6 +178,7 @@ def _arrive(root: str, directory: str, furniture: "dict[str, list[str]]") -> boo
     except FileNotFoundError as error:
         raise StoreError(error.errno, _MISSING, root) from error
     except OSError as error:
+        _try(posix.rmdir, aside)  # it may have been made all the same
         raise failure(error, aside) from error
     try:
         for name, files in furniture.items():
@@ -214,6 +215,10 @@ def default_root(temporary: str) -> str:
     Anyone may write to a temporary directory, so what is found there is believed only if it is a
     directory, no link, the user's own, and writable by nobody else; otherwise StoreError.
     """
+    return patiently(_default_root, temporary)
+
+
+def _default_root(temporary: str) -> str:
     user = posix.geteuid()
     path = f"{temporary}/limiter-{user}"
     try:

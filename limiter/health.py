@@ -28,7 +28,7 @@ from limiter.notation import parse
 from limiter.request import Key
 from limiter.response import OK, body, fields, header
 from limiter.settings import Settings
-from limiter.store import Store, StoreError, failure
+from limiter.store import Store, StoreError, failure, patiently
 from limiter.verdict import tell
 
 TYPE_CHECKING = False
@@ -74,7 +74,7 @@ def _try(settings: Settings) -> None:
     else:
         parse(settings.share(settings.limits))
     for root in settings.roots or (settings.root(_NOBODY),):
-        _claim(Store(root))
+        patiently(_claim, Store(root))
 
 
 def _claim(store: Store) -> None:

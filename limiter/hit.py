@@ -2,6 +2,9 @@
 
 A hit claims only when each limit has room.  One that needs several slots and loses a race half-way
 gives back what it had claimed, so that it leaves the others as they were.
+
+A fault of the store that may pass (``limiter.retry``) does not end a hit: it looks again.  After a rename that failed
+so, nobody knows whether it was done: its slot counts as used, and another is tried.
 """
 
 from time import time_ns
@@ -151,17 +154,21 @@ def hit(
         if cost > limit.quota:
             views = [View(limit, {}) for limit in limits]
             return Decision(False, float("inf"), views, 0, 0), views
+    faults: list[float] = []
     for _ in range(ROUNDS):
         views = []
         short = False
-        for limit in limits:
-            view = _look(store, limits, limit, app, cost, clock)
-            views.append(view)
-            short = short or view.short
-        if short:
-            return deny(views, views[-1].now, cost), views
-        if claim(store, views, cost, clock):
-            return Decision(True, 0.0, views, views[-1].now, cost), views
+        try:
+            for limit in limits:
+                view = _look(store, limits, limit, app, cost, clock)
+                views.append(view)
+                short = short or view.short
+            if short:
+                return deny(views, views[-1].now, cost), views
+            if claim(store, views, cost, clock, faults):
+                return Decision(True, 0.0, views, views[-1].now, cost), views
+        except StoreError as error:
+            _survive(error, faults)
     raise outrun(store, app)
 
 
@@ -175,8 +182,17 @@ def deny(views: "Sequence[View]", now: int, cost: int) -> Decision:
     return Decision(False, (end - now) / 1e6, views, now, 0)
 
 
-def claim(store: Store, views: "Sequence[View]", cost: int, clock: "Callable[[], int]") -> bool:
-    """Take what a hit needs in each view, or nothing and return False: a race was lost."""
+def claim(
+    store: Store,
+    views: "Sequence[View]",
+    cost: int,
+    clock: "Callable[[], int]",
+    faults: "list[float]",
+) -> bool:
+    """Take what a hit needs in each view, or nothing and return False: a race was lost.
+
+    ``faults``: when the hit met passing faults before (``limiter.retry``).  Raises StoreError.
+    """
     claims: list[tuple[View, str, str, str]] = []
     lost: list[tuple[View, str, str, str]] = []
     if len(views) > 1:
@@ -188,9 +204,13 @@ def claim(store: Store, views: "Sequence[View]", cost: int, clock: "Callable[[],
             start = view.now % len(view.free)
             for directory, name in view.free[start:] + view.free[:start]:
                 held = needed > 1 or view is not views[-1]
-                new = _take(store, view, directory, name, cost, held, clock)
+                try:
+                    new = _take(store, view, directory, name, cost, held, clock)
+                except StoreError as error:
+                    _survive(error, faults)
+                    new = None
                 if not new:
-                    # Somebody has taken it since the look; to try it again would be in vain.
+                    # Somebody has taken it since the look, maybe we: to try it again would be in vain.
                     lost.append((view, directory, name, view.limit.taken(name, view.now, cost, False)))
                     continue
                 claims.append((view, directory, name, new))
@@ -198,11 +218,11 @@ def claim(store: Store, views: "Sequence[View]", cost: int, clock: "Callable[[],
                 if not needed:
                     break
             if needed:
-                _give_back(store, claims, cost, clock)
+                _give_back(store, claims, cost, clock, faults)
                 return False
     except StoreError:
         try:
-            _give_back(store, claims, cost, clock)
+            _give_back(store, claims, cost, clock, faults)
         except StoreError:
             pass  # the first error is the one to tell
         raise
@@ -285,12 +305,23 @@ def _give_back(
     claims: "list[tuple[View, str, str, str]]",
     cost: int,
     clock: "Callable[[], int]",
+    faults: "list[float]",
 ) -> None:
     for view, directory, old, new in reversed(claims):
-        if store.rename(directory, new, old):
-            continue
-        for _ in range(ROUNDS):
-            name = max(filter(is_name, store.names(directory)), default="")
-            undone = view.limit.returned(name, new, clock(), cost) if name else None
-            if undone is None or store.rename(directory, name, undone):
-                break
+        try:
+            if store.rename(directory, new, old):
+                continue
+            for _ in range(ROUNDS):
+                name = max(filter(is_name, store.names(directory)), default="")
+                undone = view.limit.returned(name, new, clock(), cost) if name else None
+                if undone is None or store.rename(directory, name, undone):
+                    break
+        except StoreError as error:
+            # It may have been given back; to give it back twice would admit one hit too many.
+            _survive(error, faults)
+
+
+def _survive(error: StoreError, faults: "list[float]") -> None:
+    from limiter.retry import survive  # hardly any hit needs it
+
+    survive(error, faults)

@@ -11,7 +11,8 @@ from limiter.furnish import must_exist
 from limiter.hit import ROUNDS, Decision, View, claim, clock, deny, hit, outrun
 from limiter.limit import Limit, is_held, is_name
 from limiter.notation import parse
-from limiter.store import Store, is_app
+from limiter.retry import survive
+from limiter.store import Store, StoreError, is_app, patiently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Limiter:
             now = self._clock()
             views = [view.at(now, cost) for view in memory.views]
             if not any([view.short for view in views]):
-                if claim(self._store, views, cost, self._clock):
+                if claim(self._store, views, cost, self._clock, []):
                     memory.settle(views)
                     return Decision(True, 0.0, views, now, cost)
         decision, views = hit(self._store, self.limits, app_id, cost, self._clock)
@@ -111,9 +112,13 @@ class Limiter:
         """
         _check(app_id, 1)
         for limit in self.limits:
+            faults: list[float] = []
             for _ in range(ROUNDS):
-                if self._forget(self._survey(app_id, limit)):
-                    break
+                try:
+                    if self._forget(self._list(app_id, limit)):
+                        break
+                except StoreError as error:
+                    survive(error, faults)
             else:
                 raise outrun(self._store, app_id)
         self._memory.pop(app_id, None)
@@ -130,6 +135,9 @@ class Limiter:
 
     def _survey(self, app_id: str, limit: Limit) -> View:
         """A view of all directories that a limit has by now, made without writing anything."""
+        return patiently(self._list, app_id, limit)
+
+    def _list(self, app_id: str, limit: Limit) -> View:
         view = View(limit, {})
         for segment in range(limit.segments):
             directory = f"{app_id}/{limit.directory(segment)}"

@@ -14,7 +14,7 @@ Apache's user must be able to read it, and should not be able to write to it.
 import errno
 import posix
 
-from limiter.store import StoreError, failure, is_app
+from limiter.store import StoreError, failure, is_app, patiently
 
 DEFAULT = ".default"
 """The entry for everybody who has none."""
@@ -31,6 +31,10 @@ def look_up(register: str, app: str) -> "tuple[str, str] | None":
 
     Raises StoreError if the register cannot be read.
     """
+    return patiently(_look_up, register, app)
+
+
+def _look_up(register: str, app: str) -> "tuple[str, str] | None":
     for name in (app, DEFAULT):
         path = f"{register}/{name}"
         text = _read(path)

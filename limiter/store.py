@@ -52,11 +52,21 @@ names.  The newest counts.  Once that is more than a window old, a hit renames i
 wins that removes the older ones before it claims it; if another was faster there it lists again.  One of 0 it does
 not remove, as it could be a new directory's, but renames to up to a millisecond after the newest, at random.
 
+On a network file system a call may fail although the store goes on (``limiter.retry``).  A listing is then made
+again.  After such a rename nobody knows whether it was done: its slot counts as used, and another is tried.
+
 No lock is needed, and there is nothing to repair: between any two system calls the store is
 in a valid state.
 """
 
 import posix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 _APP = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
@@ -105,6 +115,16 @@ class Store:
                 return False
             raise failure(error, path + old) from error
         return True
+
+
+def patiently(function: "Callable[..., T]", *arguments: object) -> "T":
+    """What the function returns; it is called again after a fault that may pass (``limiter.retry``)."""
+    try:
+        return function(*arguments)
+    except StoreError as error:
+        from limiter.retry import retry  # hardly any request needs it
+
+        return retry(error, function, *arguments)
 
 
 def is_lost(error: OSError) -> bool:

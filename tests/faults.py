@@ -38,13 +38,15 @@ HARD = [
     errno.ENFILE,
     errno.ENOMEM,
     errno.ENOSPC,
-    errno.ENOTCONN,
     errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
     errno.ETIMEDOUT,
 ]
 """Errors that say that the store has failed, whatever the call."""
+
+PASSING = [errno.EBADFD, errno.ENOTCONN]
+"""Errors that a network file system may give once, where the next call succeeds."""
 
 SOFT = [errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.ENOTEMPTY, errno.EMLINK]
 """Errors that may only say that another hit was faster."""

@@ -31,7 +31,7 @@ import limiter.wsgi
 from limiter.handover import Handover
 from limiter.limiter import Limiter
 from limiter.register import UNLIMITED, put
-from tests.faults import HARD, SOFT, Ended, fail, play, use
+from tests.faults import HARD, PASSING, SOFT, Ended, fail, play, use
 
 NOBODY = 65534
 THROUGH = b"through"
@@ -368,7 +368,11 @@ def _judge_undisturbed(stage: Stage, status: str, ended: Ended) -> None:
 
 
 def _judge_store_failed(stage: Stage, status: str, ended: Ended, number: int, is_lasting: bool) -> None:
-    """The verdict that is configured, or, if only a race was lost, the same as ever."""
+    """The verdict that is configured, or, if only a race was lost or the fault passed, the same as ever."""
+    if number in PASSING and not is_lasting:
+        _judge_undisturbed(stage, status, ended)
+        assert stage.rubbish == []
+        return
     if number in SOFT and not _reason(ended) and not is_lasting:
         is_default = ended.struck.startswith("readlink") and ended.target.endswith("/.default")
         if is_default and number == errno.ENOENT:
@@ -382,7 +386,7 @@ def _judge_store_failed(stage: Stage, status: str, ended: Ended, number: int, is
     assert ended.log.count(b"\n") == 1
     assert b"[Errno " in ended.log
     assert stage.place.encode() in ended.log, "the line names the path"
-    if number in HARD:
+    if number in HARD + PASSING:
         assert b"[Errno %d] " % number in ended.log
     if not is_lasting:
         assert stage.counted == {stage.scene.before}
@@ -412,12 +416,13 @@ CASES = [
 def _errnos(at: int, on_error: str) -> list[int]:
     """What to strike with there, for all at every place would take too long (test_laws.py does it for check).
 
-    All that may only say that a race was lost, and two of those that cannot, others at each place; where
-    failures are admitted, which changes nothing of how they are found, one of either kind.
+    All that may pass, and two of those that may only say that a race was lost and of those that cannot, others at each
+    place; where failures are admitted, which changes nothing of how they are found, one of each kind.
     """
+    kinds = (PASSING, SOFT, HARD)
     if on_error == "admit":
-        return [SOFT[at % len(SOFT)], HARD[at % len(HARD)]]
-    return [*SOFT, HARD[2 * at % len(HARD)], HARD[(2 * at + 1) % len(HARD)]]
+        return [kind[at % len(kind)] for kind in kinds]
+    return [kind[(2 * at + one) % len(kind)] for kind in kinds for one in (0, 1)]
 
 
 @pytest.mark.one_python
@@ -450,7 +455,7 @@ def test_f1_a_store_that_fails_for_good(script_root: str, door: str, name: str, 
     stage = Stage(script_root, door, name, on_error)
     struck = set()
     for call in range(1000):
-        for number in (errno.EIO, SOFT[call % len(SOFT)]):
+        for number in (errno.EIO, SOFT[call % len(SOFT)], PASSING[call % len(PASSING)]):
             ended = stage.play(call, number, is_lasting=True)
             if ended.target.startswith(f"{stage.place}/"):
                 _judge(stage, ended, number, is_lasting=True)
@@ -620,7 +625,8 @@ def test_f1_by_the_real_kernel(
     calls = _kernel_calls(stage, program, trace)
     assert len(calls) >= len(stage.scene.calls.split())
     for at, call in enumerate(calls):
-        for number in (SOFT[at % len(SOFT)], HARD[at % len(HARD)], HARD[-at % len(HARD) - 1]):
+        numbers = [kind[at % len(kind)] for kind in (SOFT, PASSING, HARD)]
+        for number in (*numbers, HARD[-at % len(HARD) - 1]):
             variables = stage.lay_out()
             path = f"{stage.place}/{call.path}"
             options = ["-P", path] if call.is_among_its_paths else []
@@ -639,6 +645,16 @@ def test_f1_by_the_real_kernel(
 def _swallow(_: object) -> bool:
     """Take every error for a lost race."""
     return True
+
+
+def _call(function: Callable[..., object], *arguments: object) -> object:
+    """Call it once, come what may."""
+    return function(*arguments)
+
+
+def _give_up(error: Exception, _: object) -> None:
+    """Take every fault for a lasting one."""
+    raise error
 
 
 def _keep(*_: object) -> None:
@@ -679,6 +695,9 @@ def _answer_ok(*_: object) -> tuple[str, None]:
     ("door", "name", "on_error", "sabotaged", "sabotage"),
     [
         ("guard", "furnished", "deny", "limiter.store.is_lost", _swallow),
+        ("wsgi", "furnished", "deny", "limiter.retry.PASSING", ()),
+        ("check", "register-fresh", "admit", "limiter.register.patiently", _call),
+        ("hit", "fresh", "deny", "limiter.hit._survive", _give_up),
         ("wsgi", "register-fresh", "admit", "limiter.register.failure", _as_lost),
         ("hit", "two-limits", "deny", "limiter.hit._give_back", _keep),
         ("asgi", "fresh", "deny", "limiter.furnish._discard", _keep),

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter.store import Store, StoreError, failure, is_app, is_lost
-from tests.faults import HARD
+from tests.faults import HARD, PASSING
 
 DIRECTORY = "acme/2-per-60s"
 OLD, NEW = "0000000000.000000-0", "1513123456.123456-0"
@@ -73,7 +73,7 @@ def test_a_race_lost_is_an_answer(root: str, monkeypatch: pytest.MonkeyPatch, nu
     assert Store(root).rename(DIRECTORY, OLD, NEW) is False
 
 
-@pytest.mark.parametrize("number", HARD)
+@pytest.mark.parametrize("number", HARD + PASSING)
 def test_everything_else_is_a_store_error(
     root: str, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -117,7 +117,8 @@ def test_a_store_error_is_an_os_error_of_its_own_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "lost"), [*((number, True) for number in LOST), *((number, False) for number in HARD)]
+    ("number", "lost"),
+    [*((number, True) for number in LOST), *((number, False) for number in HARD + PASSING)],
 )
 def test_what_counts_as_lost(number: int, lost: bool) -> None:
     """Two numbers, and no others."""
