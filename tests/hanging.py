@@ -17,13 +17,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import Any, NoReturn
 
 from tests.places import REPOSITORY, new_root
 
-_DEADLINE = 30
+_DEADLINE = 60
 _UNMOUNT = "fusermount3"
 # What the kernel may ask at once.  From 3.12 on the library has a limit of its own, of 10.
 _THREADS = 100
@@ -90,7 +88,7 @@ def mounted(*module: str) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
             if daemon.stdout.readline().strip() != _READY:
                 daemon.wait()
                 log.seek(0)
-                pytest.skip(f"FUSE cannot mount here: {log.read().strip()}")
+                _skip(f"FUSE cannot mount here: {log.read().strip()}")
             yield path, daemon
         finally:
             _end(daemon)
@@ -111,11 +109,17 @@ def hanging_mount() -> Iterator[Mount]:
 
 def _skip_without_fuse() -> None:
     if not Path("/dev/fuse").exists():
-        pytest.skip("/dev/fuse is missing")
+        _skip("/dev/fuse is missing")
     if shutil.which(_UNMOUNT) is None:
-        pytest.skip(f"{_UNMOUNT} is missing (package fuse3)")
+        _skip(f"{_UNMOUNT} is missing (package fuse3)")
     if importlib.util.find_spec("mfusepy") is None:
-        pytest.skip("the Python package mfusepy is missing")
+        _skip("the Python package mfusepy is missing")
+
+
+def _skip(why: str) -> NoReturn:
+    import pytest  # the daemon, which never needs it, starts in half the time without
+
+    pytest.skip(why)
 
 
 def _end(daemon: subprocess.Popen[str]) -> None:

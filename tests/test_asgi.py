@@ -24,13 +24,13 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from limiter import Decision, Limiter
-from limiter.asgi import RateLimit
+from limiter.asgi import _THREADS, RateLimit
 from limiter.hit import clock
 from limiter.register import put
 from limiter.settings import NAMES
 from tests.conftest import clean_environ
 from tests.places import REPOSITORY, new_root
-from tests.timing import Watch
+from tests.waiting import stand_still
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Starlette would rather have httpx2, which older ones do not know
@@ -101,9 +101,11 @@ def apps() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _root_only(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a time-out that no busy machine exceeds."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LIMITER_ROOT", root)
+    monkeypatch.setenv("LIMITER_TIMEOUT", "60")
 
 
 def statuses(client: TestClient, number: int, path: str = "/?app_id=acme", **more: Any) -> list[int]:
@@ -483,7 +485,7 @@ def test_only_a_denial_from_memory_is_decided_on_the_event_loop(root: str) -> No
     async def three() -> list[tuple[int, set[int]]]:
         return [await threads_of_a_request() for _ in range(3)]
 
-    limited = RateLimit(accept, Limiter(root, "1/day fixed", clock=watched))
+    limited = RateLimit(accept, Limiter(root, "1/3000 days fixed", clock=watched))
     here = {threading.get_ident()}
     (first, by_first), (second, by_second), third = asyncio.run(three())
     assert (first, second) == (204, 429)
@@ -521,7 +523,7 @@ def hung(
 
 def test_a_slow_store_is_asked_for_many_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store answers nobody before it has been asked eight times."""
-    eight = threading.Barrier(8, timeout=20)
+    eight = threading.Barrier(8)
     listdir = posix.listdir
 
     def slow(path: str) -> list[str]:
@@ -534,16 +536,14 @@ def test_a_slow_store_is_asked_for_many_at_the_same_time(monkeypatch: pytest.Mon
             *[status_of(limited, scope_of(f"?app_id={number}")) for number in range(8)]
         )
 
-    monkeypatch.setenv("LIMITER_TIMEOUT", "30")
     monkeypatch.setattr(posix, "listdir", slow)
     assert asyncio.run(all_at_once()) == 8 * [204]
 
 
 def test_the_event_loop_runs_while_the_store_hangs(
-    monkeypatch: pytest.MonkeyPatch, hung: Callable[[], tuple[threading.Event, threading.Event]]
+    hung: Callable[[], tuple[threading.Event, threading.Event]],
 ) -> None:
     """The store is freed by another task of the loop: were that blocked, the request would fail."""
-    monkeypatch.setenv("LIMITER_TIMEOUT", "20")
     asked, freed = hung()
 
     async def free() -> None:
@@ -558,43 +558,52 @@ def test_the_event_loop_runs_while_the_store_hangs(
     assert asyncio.run(both()) == 204
 
 
+@pytest.fixture
+def of_a_silent_store(
+    monkeypatch: pytest.MonkeyPatch, hung: Callable[[], object]
+) -> Callable[[int], list[int]]:
+    """What so many requests get when the time-out is over for those that are waited for, and never again."""
+
+    def ask(number: int) -> list[int]:
+        monkeypatch.setenv("LIMITER_TIMEOUT", "0.5")
+        clock = stand_still(monkeypatch)
+        hung()
+
+        async def ask_all() -> list[int]:
+            limited = RateLimit(accept)
+            waiting = min(number, _THREADS)
+            passing = asyncio.create_task(asyncio.to_thread(clock.move, 0.5, waiting))
+            got = await asyncio.gather(*[status_of(limited) for _ in range(number)])
+            await passing
+            return got
+
+        return asyncio.run(ask_all())
+
+    return ask
+
+
 @pytest.mark.parametrize(("on_error", "status"), [("deny", 500), ("admit", 204)])
 def test_a_silent_store_gives_the_configured_verdict_in_time(
     monkeypatch: pytest.MonkeyPatch,
-    hung: Callable[[], tuple[threading.Event, threading.Event]],
+    of_a_silent_store: Callable[[int], list[int]],
     capfd: pytest.CaptureFixture[str],
     on_error: str,
     status: int,
 ) -> None:
-    monkeypatch.setenv("LIMITER_TIMEOUT", "0.5")
+    """The store is still silent then."""
     monkeypatch.setenv("LIMITER_ON_ERROR", on_error)
-    hung()
-
-    async def timed() -> int:
-        limited = RateLimit(accept)
-        watch = Watch()
-        got = await status_of(limited)
-        watch.assert_took(0.5, 0.6)
-        return got
-
-    assert asyncio.run(timed()) == status
+    assert of_a_silent_store(1) == [status]
     assert_one_line(capfd.readouterr().err, "StoreError: ")
 
 
 def test_more_requests_than_threads_all_get_their_verdict_in_time(
-    monkeypatch: pytest.MonkeyPatch, hung: Callable[[], tuple[threading.Event, threading.Event]]
+    of_a_silent_store: Callable[[int], list[int]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("LIMITER_TIMEOUT", "0.5")
-    hung()
-
-    async def timed() -> list[int]:
-        limited = RateLimit(accept)
-        watch = Watch()
-        got = await asyncio.gather(*[status_of(limited) for _ in range(50)])
-        watch.assert_took(0.5, 0.6)
-        return got
-
-    assert asyncio.run(timed()) == 50 * [500]
+    """No request waits for a time-out of its own after others have waited for theirs."""
+    assert of_a_silent_store(50) == 50 * [500]
+    log = capfd.readouterr().err
+    assert log.count("\n") == log.count("limiter: StoreError: ") == 50
+    assert log.count("is not asked again") == 50 - _THREADS
 
 
 def test_a_process_with_a_hung_store_ends() -> None:
@@ -614,7 +623,7 @@ asyncio.run(RateLimit(app)({{"type": "http", "query_string": b"app_id=a", "heade
         env=clean_environ(LIMITER_ROOT="/nowhere", LIMITER_TIMEOUT="0.2"),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     )
     assert ended.stdout.split() == ["500", "None"]

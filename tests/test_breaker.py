@@ -15,93 +15,88 @@ from _thread import LockType, allocate_lock, get_ident
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from limiter.breaker import Breaker
 from limiter.store import Store, StoreError
-from tests.hanging import hanging_mount
+from tests.hanging import Mount, hanging_mount
 from tests.places import REPOSITORY
-from tests.timing import Watch
+from tests.waiting import SAFETY, Clock, Lock, stand_still
 
-TIMEOUT = 0.2
+TIMEOUT = 0.25
 """Of the tests in which calls time out, in seconds."""
-AMPLE = 1.0
-"""Of those in which much has to happen before a call times out."""
 LONG = 60
 """A time-out that no call of a test comes near."""
-ALLOWED = 0.1
-"""How much later than the time-out the error may come, in seconds."""
 MOST = 16
 """Threads that may be stuck."""
 THREADS = 8
 CALLS = 300
 
 
-class Clock:
-    """Stands still until it is set."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        """The time, in seconds."""
-        return self.now
-
-
 class Silence:
     """A store that says nothing until it is told to."""
 
-    def __init__(self) -> None:
-        self._locks: list[LockType] = []
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._locks: SimpleQueue[LockType] = SimpleQueue()
         self.threads: set[int] = set()
 
-    def ask(self) -> str:
-        """Return when ``end`` or ``end_one`` is called."""
+    def ask(self, passes: float = TIMEOUT) -> str:
+        """Return when ``end`` or ``end_one`` is called, and let so many seconds pass as soon as the caller waits."""
         lock = allocate_lock()
         lock.acquire()
-        self._locks.append(lock)
         self.threads.add(get_ident())
+        self._locks.put(lock)
+        if passes:
+            self._clock.move(passes, waiting=1)
         lock.acquire()
         return "late"
 
     def end_one(self) -> None:
         """Answer the call that waits longest."""
-        self._locks.pop(0).release()
+        self._locks.get(timeout=SAFETY).release()
 
     def end(self) -> None:
         """Answer all calls."""
-        while self._locks:
+        while not self._locks.empty():
             self.end_one()
 
 
 @pytest.fixture
-def silence() -> Iterator[Silence]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Of every breaker."""
+    return stand_still(monkeypatch)
+
+
+@pytest.fixture
+def silence(clock: Clock) -> Iterator[Silence]:
     """Ends with the test, and with it the threads that are stuck."""
-    silent = Silence()
+    silent = Silence(clock)
     yield silent
     silent.end()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """Of a breaker."""
-    return Clock()
-
-
-@pytest.fixture
 def breaker(clock: Clock) -> Breaker:
-    """One whose calls time out soon."""
+    """One whose calls time out as soon as the clock is moved."""
     return Breaker(TIMEOUT, clock=clock)
+
+
+@pytest.fixture(scope="module")
+def mount() -> Iterator[Mount]:
+    """A file system that hangs on command."""
+    with hanging_mount() as it:
+        yield it
 
 
 def time_out(breaker: Breaker, silence: Silence) -> None:
     """Let a call be made that finds the store silent."""
     with pytest.raises(StoreError) as raised:
         breaker.call(silence.ask)
-    assert (
-        str(raised.value)
-        == f"[Errno {errno.ETIMEDOUT}] The store was silent for 0.2 s (LIMITER_TIMEOUT)"
-    )
+    said = f"[Errno {errno.ETIMEDOUT}] The store was silent for {TIMEOUT} s (LIMITER_TIMEOUT)"
+    assert str(raised.value) == said
 
 
 def refusal(breaker: Breaker) -> str:
@@ -127,7 +122,7 @@ def speaks(breaker: Breaker) -> bool:
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for what another thread is about to do."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + SAFETY
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
@@ -207,7 +202,7 @@ def test_without_another_thread_the_store_has_failed(
     breaker: Breaker, silence: Silence, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time_out(breaker, silence)
-    clock.now += 1
+    clock.move(1)
 
     def start(*_: object) -> None:
         raise RuntimeError("can't start new thread")
@@ -225,7 +220,10 @@ def test_without_another_thread_the_store_has_failed(
 # Silence
 
 
-def test_a_silent_store_has_failed_at_the_time_out_though_no_signal_would_get_through() -> None:
+def test_a_silent_store_has_failed_at_the_time_out_though_no_signal_would_get_through(
+    mount: Mount,
+) -> None:
+    """By the real clock: not before, and while the store is still silent."""
     script = (
         "import posix, signal, sys, time\n"
         "from limiter.breaker import Breaker\n"
@@ -238,26 +236,24 @@ def test_a_silent_store_has_failed_at_the_time_out_though_no_signal_would_get_th
         "    print(time.monotonic() - begin, error.errno, flush=True)\n"
         "signal.pause()\n"
     )
-    with hanging_mount() as mount:
-        mount.hang()
-        watch = Watch()
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, mount.path], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert process.stdout is not None
-            took, number = process.stdout.readline().split()
-            watch.assert_took(TIMEOUT, TIMEOUT + ALLOWED, float(took))
-            assert int(number) == errno.ETIMEDOUT
-            process.kill()
-            wait_until(lambda: "D" in states(process.pid))
-            assert process.poll() is None
-            mount.release()
-            assert process.wait() == -signal.SIGKILL
-        finally:
-            mount.release()
-            process.kill()
-            process.communicate()
+    mount.hang()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, mount.path], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        took, number = process.stdout.readline().split()
+        assert float(took) >= TIMEOUT
+        assert int(number) == errno.ETIMEDOUT
+        process.kill()
+        wait_until(lambda: "D" in states(process.pid))
+        assert process.poll() is None
+        mount.release()
+        assert process.wait() == -signal.SIGKILL
+    finally:
+        mount.release()
+        process.kill()
+        process.communicate()
 
 
 def states(process: int) -> str:
@@ -266,27 +262,35 @@ def states(process: int) -> str:
     return "".join((task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks)
 
 
-def test_when_a_mount_answers_again_so_does_the_store(clock: Clock) -> None:
-    with hanging_mount() as mount:
-        breaker = Breaker(TIMEOUT, clock=clock)
-        store = Store(str(mount.path))
-        (mount.path / "acme").mkdir()
-        mount.hang()
-        with pytest.raises(StoreError, match="silent"):
-            breaker.call(store.names, "acme")
+def test_when_a_mount_answers_again_so_does_the_store(
+    mount: Mount, breaker: Breaker, clock: Clock
+) -> None:
+    def pass_time() -> None:
+        mount.wait_until_stuck()
+        clock.move(TIMEOUT, waiting=1)
+
+    store = Store(str(mount.path))
+    (mount.path / "acme").mkdir()
+    mount.hang()
+    try:
+        with ThreadPoolExecutor(1) as meanwhile:
+            meanwhile.submit(pass_time)
+            with pytest.raises(StoreError, match="silent"):
+                breaker.call(store.names, "acme")
         refusal(breaker)
+    finally:
         mount.release()
-        wait_until(lambda: speaks(breaker))
-        assert breaker.call(store.names, "acme") == []
+    wait_until(lambda: speaks(breaker))
+    assert breaker.call(store.names, "acme") == []
 
 
 def test_a_silent_store_is_left_alone_for_a_second(
     breaker: Breaker, silence: Silence, clock: Clock
 ) -> None:
     time_out(breaker, silence)
-    clock.now += 0.25
+    clock.move(0.25)
     assert refusal(breaker) == "for another 0.8 s"
-    clock.now += 0.75
+    clock.move(0.75)
     assert speaks(breaker)
 
 
@@ -295,9 +299,9 @@ def test_each_further_silence_doubles_the_while_up_to_a_minute(
 ) -> None:
     time_out(breaker, silence)
     for seconds in (1, 2, 4, 8, 16, 32, 60, 60):
-        clock.now += seconds - 1 / 1024
+        clock.move(seconds - 1 / 1024)
         refusal(breaker)
-        clock.now += 1 / 1024
+        clock.move(1 / 1024)
         time_out(breaker, silence)
 
 
@@ -305,9 +309,9 @@ def test_the_while_is_a_second_again_once_the_store_has_spoken(
     breaker: Breaker, silence: Silence, clock: Clock
 ) -> None:
     time_out(breaker, silence)
-    clock.now += 1
+    clock.move(1)
     time_out(breaker, silence)
-    clock.now += 2
+    clock.move(2)
     assert speaks(breaker)
     time_out(breaker, silence)
     assert refusal(breaker) == "for another 1.0 s"
@@ -315,7 +319,7 @@ def test_the_while_is_a_second_again_once_the_store_has_spoken(
 
 def test_one_call_at_a_time_finds_out(breaker: Breaker, silence: Silence, clock: Clock) -> None:
     time_out(breaker, silence)
-    clock.now += 1
+    clock.move(1)
     assert breaker.call(refusal, breaker) == "before the call that asks it now is back"
 
 
@@ -324,7 +328,7 @@ def test_any_answer_shows_that_the_store_speaks(
     breaker: Breaker, silence: Silence, clock: Clock, answer: Callable[[], object]
 ) -> None:
     time_out(breaker, silence)
-    clock.now += 1
+    clock.move(1)
     try:
         breaker.call(answer)
     except ZeroDivisionError:
@@ -346,34 +350,38 @@ def test_threads_that_come_back_are_used_again(breaker: Breaker, silence: Silenc
     for _ in range(4):
         time_out(breaker, silence)
         silence.end()
-        wait_until(lambda: speaks(breaker))
-    assert len(silence.threads) <= 2
+        wait_until(lambda: bool(breaker._pool._idle))
+    assert len(silence.threads) == 1
 
 
 def test_calls_already_under_way_wait_their_own_time_and_add_nothing(
-    silence: Silence, clock: Clock
+    breaker: Breaker, silence: Silence, clock: Clock
 ) -> None:
-    breaker = Breaker(AMPLE, clock=clock)
-    together = threading.Barrier(THREADS)
+    """One begins after the other, each before the first has timed out, and they end so."""
 
-    def ask(_: int) -> float:
-        together.wait()
-        begin = time.monotonic()
+    def ask() -> None:
         with pytest.raises(StoreError):
-            breaker.call(lambda: (together.wait(), silence.ask()))
-        return time.monotonic() - begin
+            breaker.call(silence.ask, 0)
 
+    part = TIMEOUT / THREADS
+    calls = []
     with ThreadPoolExecutor(THREADS) as callers:
-        assert min(callers.map(ask, range(THREADS))) >= AMPLE
-    assert refusal(breaker) == "for another 1.0 s"
-    clock.now += 1
+        for number in range(THREADS):
+            calls.append(callers.submit(ask))
+            clock.move(part, waiting=number + 1)
+        for number, call in enumerate(calls):
+            call.result()
+            assert sum(other.done() for other in calls) == number + 1
+            clock.move(part)
+    assert refusal(breaker) == "for another 0.8 s"
+    clock.move(1 - TIMEOUT)
     assert speaks(breaker)
 
 
 def test_sixteen_threads_are_stuck_at_most(breaker: Breaker, silence: Silence, clock: Clock) -> None:
     for _ in range(MOST):
         time_out(breaker, silence)
-        clock.now += 60
+        clock.move(60)
     assert refusal(breaker) == "while 16 calls are stuck in it"
     assert len(silence.threads) == MOST
     silence.end_one()
@@ -381,17 +389,16 @@ def test_sixteen_threads_are_stuck_at_most(breaker: Breaker, silence: Silence, c
 
 
 def test_of_calls_already_under_way_more_can_be_stuck_and_then_one_answer_is_not_enough(
-    silence: Silence,
+    breaker: Breaker, silence: Silence, clock: Clock
 ) -> None:
-    breaker = Breaker(AMPLE)
-    together = threading.Barrier(MOST + 2)
-
     def ask(_: int) -> None:
         with pytest.raises(StoreError):
-            breaker.call(lambda: (together.wait(), silence.ask()))
+            breaker.call(silence.ask, 0)
 
     with ThreadPoolExecutor(MOST + 2) as callers:
-        list(callers.map(ask, range(MOST + 2)))
+        asked = callers.map(ask, range(MOST + 2))
+        clock.move(TIMEOUT, waiting=MOST + 2)
+        list(asked)
     assert refusal(breaker) == "while 18 calls are stuck in it"
     silence.end_one()
     wait_until(lambda: refusal(breaker) == "while 17 calls are stuck in it")
@@ -406,7 +413,7 @@ def test_a_store_that_speaks_at_times_does_not_make_them_more(
 ) -> None:
     for _ in range(MOST):
         time_out(breaker, silence)
-        clock.now += 1
+        clock.move(1)
         speaks(breaker)
     assert refusal(breaker) == "while 16 calls are stuck in it"
 
@@ -415,25 +422,26 @@ class InterruptionError(Exception):
     """Raised by the handler of a signal."""
 
 
+class Interrupted(Lock):
+    """Whoever waits for it with a time-out is interrupted."""
+
+    def acquire(self, is_blocking: bool = True, timeout: float = -1) -> bool:
+        if timeout >= 0:
+            raise InterruptionError
+        return super().acquire(is_blocking)
+
+
 def test_one_who_is_interrupted_leaves_the_store_to_others(
-    breaker: Breaker, silence: Silence, clock: Clock
+    breaker: Breaker, silence: Silence, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise InterruptionError
-
-    def ask() -> None:
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-        silence.ask()
-
     time_out(breaker, silence)
-    clock.now += 1
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    try:
+    clock.move(1)
+    with monkeypatch.context() as patch:
+        patch.setattr("limiter.breaker.allocate_lock", lambda: Interrupted(clock))
         with pytest.raises(InterruptionError):
-            breaker.call(ask)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    clock.now += 2
+            breaker.call(silence.ask, 0)
+    assert refusal(breaker) == "for another 2.0 s"
+    clock.move(2)
     assert speaks(breaker)
 
 
@@ -441,16 +449,22 @@ def test_one_who_is_interrupted_leaves_the_store_to_others(
 
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
-    """What becomes of a program that has a breaker, and a function ``never`` that does not return."""
+    """What becomes of a program that has a breaker, and a function ``time_out`` that lets a call be stuck."""
     beginning = (
         "import os, time\n"
         "from _thread import allocate_lock\n"
         "from limiter.breaker import Breaker\n"
         "from limiter.store import StoreError\n"
-        f"breaker = Breaker({AMPLE})\n"
+        f"breaker = Breaker({LONG})\n"
         "lock = allocate_lock()\n"
         "lock.acquire()\n"
-        "never = lock.acquire\n"
+        "def time_out():\n"
+        "    breaker._pool._timeout = 0\n"
+        "    try:\n"
+        "        breaker.call(lock.acquire)\n"
+        "    except StoreError:\n"
+        "        return\n"
+        "    raise AssertionError\n"
         "def speaks():\n"
         "    try:\n"
         "        return breaker.call(lambda: True)\n"
@@ -462,7 +476,7 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=SAFETY,
         check=False,
     )
 
@@ -475,10 +489,8 @@ def in_child():
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 print(speaks(), in_child())
-try:
-    breaker.call(never)
-except StoreError:
-    print(speaks(), in_child(), speaks())
+time_out()
+print(speaks(), in_child(), speaks())
 """
 
 
@@ -510,10 +522,7 @@ def count():
 
 speaks()
 kept = count()
-try:
-    breaker.call(never)
-except StoreError:
-    pass
+time_out()
 del breaker
 lock.release()
 while count() > 1:
@@ -528,16 +537,13 @@ def test_threads_end_with_the_breaker_and_one_that_is_stuck_when_it_comes_back()
 
 @pytest.mark.parametrize("end", ["", "raise SystemExit(3)\n"])
 def test_a_stuck_thread_does_not_keep_a_process_from_ending(end: str) -> None:
-    script = f"try:\n    breaker.call(never)\nexcept StoreError:\n    print(time.monotonic())\n{end}"
-    ended = run(script)
-    took = time.monotonic() - float(ended.stdout)
+    ended = run(f"time_out()\n{end}")
     assert (ended.returncode, ended.stderr) == (3 if end else 0, "")
-    assert took < 10  # it would wait for ever
 
 
 def test_no_signal_is_for_its_threads() -> None:
     """A server's handler would run in a thread that the server does not know."""
-    breaker = Breaker(60)
+    breaker = Breaker(LONG)
     blocked = breaker.call(signal.pthread_sigmask, signal.SIG_BLOCK, [])
     assert signal.SIGTERM in blocked
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -545,16 +551,23 @@ def test_no_signal_is_for_its_threads() -> None:
 
 @pytest.mark.parametrize("then", ["", "del breaker\n"], ids=["kept", "dropped"])
 def test_threads_without_a_call_are_gone_when_the_interpreter_ends(then: str) -> None:
-    """Its end comes after the functions registered before; the system then has one thread left."""
+    """Its end comes after the functions registered before; the system then has one thread left.
+
+    The thread ends only when it is waited for.
+    """
     script = f"""\
-import atexit, os, threading, time
+import atexit, os, threading
+waited_for = threading.Event()
+atexit.register(waited_for.set)
 atexit.register(lambda: print(len(os.listdir("/proc/self/task"))))
-from limiter.breaker import Breaker
+import limiter.breaker
+limiter.breaker._ENDING_MOST = {SAFETY}
+limiter.breaker.sleep = lambda _: waited_for.set()
 class Slow:
     def __del__(self):
-        time.sleep(0.2)
+        waited_for.wait()
 local = threading.local()
-breaker = Breaker(60)
+breaker = limiter.breaker.Breaker({LONG})
 breaker.call(lambda: setattr(local, "at_its_end", Slow()))
 {then}"""
     ended = subprocess.run(

@@ -25,6 +25,8 @@ APPLICATION = Callable[..., TestApp]
 PATH = "/cgi-bin/check.py"
 FORM = "application/x-www-form-urlencoded"
 FORM_MOST = 65536
+SETTINGS = {"LIMITER_LIMIT": "2/hour", "LIMITER_TIMEOUT": "60"}
+"""With a time-out that no busy machine exceeds."""
 
 BODIES = {
     200: b'{"message": "OK"}',
@@ -42,7 +44,7 @@ def site(installed: Path, root: str) -> APPLICATION:
     """Make the installed scripts, with a store and settings, into an application that is checked."""
 
     def make(scripts: Path = installed / "cgi-bin", **settings: str) -> TestApp:
-        variables = {"LIMITER_ROOT": root, "LIMITER_LIMIT": "2/hour", **settings}
+        variables = {"LIMITER_ROOT": root, **SETTINGS, **settings}
         return TestApp(Bridge(str(scripts), {name: text for name, text in variables.items() if text}))
 
     return make
@@ -281,7 +283,7 @@ def test_a_bad_content_length_is_no_form(installed: Path, root: str, length: str
         "CONTENT_LENGTH": length,
         "CONTENT_TYPE": FORM,
         "LIMITER_ROOT": root,
-        "LIMITER_LIMIT": "2/hour",
+        **SETTINGS,
         "REQUEST_METHOD": "POST",
     }
     check = installed / "cgi-bin/check.py"
@@ -294,7 +296,7 @@ def test_a_bad_content_length_is_no_form(installed: Path, root: str, length: str
 @pytest.mark.parametrize("body", [b"", b"app_id=acme"])
 def test_a_form_that_is_cut_off(installed: Path, root: str, body: bytes) -> None:
     """Half of it might be another's app_id: it names nobody."""
-    environ = {"CONTENT_LENGTH": "12", "CONTENT_TYPE": FORM, "LIMITER_ROOT": root}
+    environ = {"CONTENT_LENGTH": "12", "CONTENT_TYPE": FORM, "LIMITER_ROOT": root, **SETTINGS}
     ended = run(installed / "cgi-bin/check.py", environ, body)
     assert (ended.stdout, ended.stderr, ended.returncode) == (UNAUTHORIZED, b"", 0)
     assert os.listdir(root) == []
@@ -306,7 +308,7 @@ def test_a_body_that_nobody_wants_is_taken_from_the_server(
 ) -> None:
     """Over one socket for both, as some servers give, the answer would else be lost on the way."""
     environ = {"CONTENT_LENGTH": "150000", "CONTENT_TYPE": "text/plain", "QUERY_STRING": query,
-               "LIMITER_ROOT": root, "LIMITER_LIMIT": "2/hour"}  # fmt: skip
+               "LIMITER_ROOT": root, **SETTINGS}  # fmt: skip
     ours, its = socket.socketpair()
     with ours:
         with its:
@@ -325,7 +327,7 @@ def test_what_follows_a_form_is_not_looked_at(installed: Path, root: str) -> Non
         "CONTENT_LENGTH": "11",
         "CONTENT_TYPE": FORM,
         "LIMITER_ROOT": root,
-        "LIMITER_LIMIT": "2/hour",
+        **SETTINGS,
     }
     ended = run(installed / "cgi-bin/check.py", environ, b"app_id=acme&app_id=emca")
     assert (ended.stdout, ended.stderr) == (ADMITTED, b"")
@@ -337,7 +339,7 @@ def test_a_form_that_comes_in_pieces(installed: Path, root: str) -> None:
         "CONTENT_LENGTH": "11",
         "CONTENT_TYPE": FORM,
         "LIMITER_ROOT": root,
-        "LIMITER_LIMIT": "2/hour",
+        **SETTINGS,
     }
     ours, its = socket.socketpair()
     with ours, its:
@@ -361,7 +363,7 @@ def test_without_any_environment(installed: Path) -> None:
 @pytest.mark.parametrize("interpreter", [True, False])
 def test_from_its_own_directory(installed: Path, root: str, name: str, interpreter: bool) -> None:
     """However it is named, it finds the package."""
-    environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root, "LIMITER_LIMIT": "2/hour"}
+    environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root, **SETTINGS}
     command = [PYTHON, "-IS", name] if interpreter else [name if "/" in name else f"./{name}"]
     ended = subprocess.run(
         command, env=environ, cwd=installed / "cgi-bin", capture_output=True, check=False
@@ -372,7 +374,7 @@ def test_from_its_own_directory(installed: Path, root: str, name: str, interpret
 def test_from_another_directory(installed: Path, root: str, tmp_path: Path) -> None:
     """It finds the package, and no other that lies there."""
     (tmp_path / "limiter.py").write_text("raise SystemExit('wrong package')")
-    environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root, "LIMITER_LIMIT": "2/hour",
+    environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root, **SETTINGS,
                "PYTHONPATH": str(tmp_path)}  # fmt: skip
     ended = run(installed / "cgi-bin/check.py", environ, cwd=tmp_path)
     assert (ended.stdout, ended.stderr) == (ADMITTED, b"")
@@ -384,7 +386,7 @@ def test_the_package_inside_cgi_bin(scripts: Path, root: str, compiled: bool) ->
     shutil.move(scripts.parent / "limiter", scripts / "limiter")
     if not compiled:
         shutil.rmtree(scripts / "limiter" / "__pycache__")
-    environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root, "LIMITER_LIMIT": "2/hour"}
+    environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root, **SETTINGS}
     ended = run(scripts / "check.py", environ)
     assert (ended.stdout, ended.stderr) == (ADMITTED, b"")
 
@@ -402,7 +404,7 @@ def test_streams_that_are_closed_or_full(
     installed: Path, root: str, which: str, settings: dict[str, str]
 ) -> None:
     """Each line that can be told is told; never a traceback, and the store is as after any hit."""
-    environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root, **settings}
+    environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root, **SETTINGS, **settings}
     ended = _closed(installed / "cgi-bin/check.py", environ, which)
     bad = settings["LIMITER_LIMIT"] == "many"
     if ">&-" in which.replace("2>&-", "") or which.startswith(">/"):
@@ -420,7 +422,7 @@ def test_streams_that_are_closed_or_full(
 
 def test_a_reader_that_has_gone(installed: Path, root: str) -> None:
     """A client that hangs up is one line, not a traceback."""
-    environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root}
+    environ = {"QUERY_STRING": "app_id=acme", "LIMITER_ROOT": root, **SETTINGS}
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run(

@@ -18,6 +18,8 @@ from limiter.settings import NAMES
 from limiter.verdict import describe
 from tests.places import new_root
 
+TIMEOUT = "60"
+
 
 @pytest.fixture
 def apps() -> Iterator[str]:
@@ -31,8 +33,10 @@ def apps() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But a time-out that no busy machine exceeds."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LIMITER_TIMEOUT", TIMEOUT)
 
 
 @pytest.fixture
@@ -53,7 +57,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def variables(root: str, **more: str) -> dict[bytes, bytes]:
-    return {b"LIMITER_ROOT": root.encode(), **{name.encode(): it.encode() for name, it in more.items()}}
+    settings = {"LIMITER_ROOT": root, "LIMITER_TIMEOUT": TIMEOUT, **more}
+    return {name.encode(): it.encode() for name, it in settings.items()}
 
 
 def nothing(_: bytes) -> None:
@@ -116,7 +121,7 @@ def test_a_mistake_that_only_a_hit_finds_fails_the_request(root: str) -> None:
 
 
 def test_a_denial_from_memory_does_not_reach_the_breaker(root: str, asked: list[str]) -> None:
-    door = Door(Gate(variables(root, LIMITER_LIMIT="1/day fixed", LIMITER_TIMEOUT="1.5")))
+    door = Door(Gate(variables(root, LIMITER_LIMIT="1/3000 days fixed", LIMITER_TIMEOUT="1.5")))
     assert [door.ask() for _ in range(2)] == [OK, TOO_MANY_REQUESTS]
     assert asked == 2 * ["within 1.5 s"]
     assert [door.ask() for _ in range(50)] == 50 * [TOO_MANY_REQUESTS]
@@ -126,8 +131,8 @@ def test_a_denial_from_memory_does_not_reach_the_breaker(root: str, asked: list[
 def test_with_a_register_every_request_reaches_the_breaker(
     root: str, apps: str, asked: list[str]
 ) -> None:
-    put(apps, "acme", "1/day fixed")
-    door = Door(Gate(variables(root, LIMITER_APPS=apps, LIMITER_LIMIT="1/day fixed")))
+    put(apps, "acme", "1/3000 days fixed")
+    door = Door(Gate(variables(root, LIMITER_APPS=apps, LIMITER_LIMIT="1/3000 days fixed")))
     assert [door.ask() for _ in range(5)] == [OK, *4 * [TOO_MANY_REQUESTS]]
     assert len(asked) == 5
 
@@ -160,11 +165,7 @@ def test_a_register_may_change_without_end(
 
 def test_a_limiter_given_decides_alone(root: str) -> None:
     limiter = Limiter(root, "1/day")
-    environ = {
-        b"LIMITER_ROOT": b"/nowhere",
-        b"LIMITER_LIMIT": b"nonsense",
-        b"LIMITER_APPS": b"/nowhere/either",
-    }
+    environ = variables("/nowhere", LIMITER_LIMIT="nonsense", LIMITER_APPS="/nowhere/either")
     door = Door(Gate(environ, limiter))
     assert [door.ask(), door.ask()] == [OK, TOO_MANY_REQUESTS]
     assert limiter.peek("acme").remaining == 0
@@ -184,7 +185,7 @@ def test_who_asks_is_not_told_if_it_may_be_a_key_given(root: str, key: Any) -> N
 
 
 def test_only_what_needs_no_look_at_the_store_is_recalled(root: str, asked: list[str]) -> None:
-    door = Door(Gate(variables(root, LIMITER_LIMIT="1/day fixed")))
+    door = Door(Gate(variables(root, LIMITER_LIMIT="1/3000 days fixed")))
     for _ in range(2):
         with pytest.raises(Undecided) as undecided:
             door.recall()

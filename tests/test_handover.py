@@ -65,9 +65,9 @@ def test_an_answer_is_finished_before_a_copy_is_left(place: Path, python: str) -
         assert process.stdout is not None
         print(file=process.stdin, flush=True)
         assert process.stdout.readline() == f"{process.pid} {process.pid}\n"
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
         # The copy ends by the signal, as anybody's would.
-        said, error = process.communicate("\n", timeout=30)
+        said, error = process.communicate("\n", timeout=60)
     assert (said, error) == ("", "")
 
 
@@ -75,7 +75,7 @@ def test_an_answer_is_finished_before_a_copy_is_left(place: Path, python: str) -
 def test_a_copy_is_left_by_a_program_that_has_hardly_started(place: Path, python: str) -> None:
     (place / "limiter/rewritemap.py").write_text(TOLD_WHILE_IT_STARTS)
     with started(place, python) as process:
-        assert process.wait(timeout=30) == 0
-        said, error = process.communicate("\n", timeout=30)
+        assert process.wait(timeout=60) == 0
+        said, error = process.communicate("\n", timeout=60)
     assert error == ""
     assert said not in ("", f"{process.pid}\n")

@@ -1,0 +1,86 @@
+"""Time-outs of the breaker that are over when a test says so, however busy the machine is."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+import pytest
+
+from limiter.breaker import Breaker
+
+SAFETY = 60
+"""Seconds after which a test fails that would else wait for ever; nothing waits for them."""
+
+
+class Clock:
+    """Stands still until it is moved; so does the time of those who wait for a lock of it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.waiting = 0
+        self.changed = threading.Condition()
+
+    def __call__(self) -> float:
+        """The time, in seconds."""
+        return self.now
+
+    def move(self, seconds: float, waiting: int = 0) -> None:
+        """Go on by so many seconds, as soon as so many threads wait with a time-out."""
+        with self.changed:
+            if not self.changed.wait_for(lambda: self.waiting >= waiting, SAFETY):
+                pytest.fail(f"{self.waiting} threads wait with a time-out, not {waiting}")
+            self.now += seconds
+            self.changed.notify_all()
+
+    def lock(self) -> Lock:
+        """A new lock, in place of ``allocate_lock``."""
+        return Lock(self)
+
+
+class Lock:
+    """As one of the module _thread, but its time-outs are the clock's."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._is_held = False
+
+    def acquire(self, is_blocking: bool = True, timeout: float = -1) -> bool:
+        clock = self._clock
+        with clock.changed:
+            if timeout >= 0:
+                self._wait(timeout)
+            elif is_blocking:
+                clock.changed.wait_for(lambda: not self._is_held)
+            is_free = not self._is_held
+            self._is_held = True
+            return is_free
+
+    def _wait(self, timeout: float) -> None:
+        clock = self._clock
+        end = clock.now + timeout
+        clock.waiting += 1
+        clock.changed.notify_all()
+        if not clock.changed.wait_for(lambda: not self._is_held or clock.now >= end, SAFETY):
+            pytest.fail(f"{timeout:g} s of a clock that nobody moved were waited for")
+        clock.waiting -= 1
+
+    def release(self) -> None:
+        with self._clock.changed:
+            assert self._is_held
+            self._is_held = False
+            self._clock.changed.notify_all()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def stand_still(patch: pytest.MonkeyPatch) -> Clock:
+    """The clock of all breakers made from now on."""
+    clock = Clock()
+    patch.setattr("limiter.breaker.allocate_lock", clock.lock)
+    patch.setattr("limiter.gate.Breaker", partial(Breaker, clock=clock))
+    return clock
