@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Seconds.
 _PATIENCE = 60.0
 _REMOVAL = 5.0
+_PAUSE = 0.05
 
 
 def doctor(root: str, meet: bool = False) -> int:
@@ -121,7 +122,7 @@ def _workplace(root: str) -> "Iterator[str]":
         # Where listings are old, it takes more than one.
         end = time.monotonic() + _REMOVAL
         while not remove(path) and time.monotonic() < end:
-            time.sleep(_REMOVAL / 100)
+            time.sleep(_PAUSE)
 
 
 @contextlib.contextmanager

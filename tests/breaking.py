@@ -14,9 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from limiter.meeting import PLACE
 from tests import hanging
 
-_OLD = 0.3
+OLD = 10
+_OLD_NEWS = 300
+"""So often a directory is listed as it was: two that wait for each other's messages list it each millisecond."""
 
 
 class _SeveralWinners(hanging._Through):
@@ -49,17 +52,17 @@ def _missing(path: str) -> dict[str, int]:
 
 
 class _OldListings(hanging._Through):
-    """A directory is listed as it was when somebody listed it a moment ago."""
+    """A directory is listed as it was when somebody listed it before, until that has been so often."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        self._listed: dict[str, tuple[float, list[str]]] = {}
+        self._listed: dict[str, tuple[int, list[str]]] = {}
 
     def readdir(self, path: str, file: int) -> list[str]:
-        when, names = self._listed.get(path, (0.0, []))
-        if time.monotonic() - when > _OLD:
-            names = super().readdir(path, file)
-            self._listed[path] = time.monotonic(), names
+        left, names = self._listed.get(path, (0, []))
+        if not left:
+            left, names = _OLD_NEWS if path.endswith(PLACE) else OLD, super().readdir(path, file)
+        self._listed[path] = left - 1, names
         return names
 
 
@@ -89,11 +92,11 @@ class _NoDirectoryRename(hanging._Through):
 
 
 class _ClocksApart(hanging._Through):
-    """The file system's clock is a second behind."""
+    """The file system's clock is a minute behind."""
 
     def getattr(self, path: str, file: int | None = None) -> dict[str, int]:
         status = super().getattr(path, file)
-        return {**status, "st_mtime": status["st_mtime"] - 1_000_000_000}
+        return {**status, "st_mtime": status["st_mtime"] - 60_000_000_000}
 
 
 class _Slow(hanging._Through):

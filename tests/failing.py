@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-TIMEOUT = "3"
-"""The LIMITER_SCRIPT_TIMEOUT that these scripts are meant for."""
+TIMEOUT = "2"
+"""The LIMITER_SCRIPT_TIMEOUT that these scripts are meant for: those that end by themselves do so earlier."""
 SILENT = f"the script was silent for {TIMEOUT} seconds"
 
 
@@ -79,15 +79,11 @@ FAILING = {
         3,
         "ZeroDivisionError: division by zero",
     ),
-    "loop.py": Failing(
-        f"{_PYTHON}while True: pass\n", SILENT, 2, "Fatal Python error: Aborted", status=504
-    ),
+    "loop.py": Failing(f"{_PYTHON}while True: pass\n", SILENT, status=504),
     "loop.pl": Failing(f"{_PERL}while (1) {{}}\n", SILENT, status=504),
     "loop_after_header.py": Failing(
         f"{_PYTHON}print('{_HEADER}', flush=True)\nwhile True: pass\n",
         SILENT,
-        3,
-        "Fatal Python error: Aborted",
         status=504,
     ),
     "missing.py": Failing(

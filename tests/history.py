@@ -29,6 +29,12 @@ Numbers = npt.NDArray[np.int64]
 _fork = multiprocessing.get_context("fork")
 
 
+def faster(speed: int) -> Callable[[], int]:
+    """A clock that goes so much faster than time, from now on."""
+    began = clock()
+    return lambda: began + (clock() - began) * speed
+
+
 @dataclass
 class Admitted:
     """A hit that was admitted: the first and the last stamp it bore, by the directory of the slot.
@@ -55,8 +61,9 @@ class History:
 class Recorder:
     """Plays hits against a Limiter of one limit, and keeps what they did.  For a process of its own."""
 
-    def __init__(self, root: str, limits: str) -> None:
+    def __init__(self, root: str, limits: str, clock: Callable[[], int] = clock) -> None:
         self.history = History()
+        self._time = clock
         self._renames: list[str] = []
         self._now = 0
         self._begun = 0
@@ -65,7 +72,7 @@ class Recorder:
         self._rename, Store.rename = Store.rename, self._recording_rename()  # type: ignore[assignment, method-assign]
 
     def _clock(self) -> int:
-        self._now = clock()
+        self._now = self._time()
         return self._now
 
     def _recording_rename(self) -> Callable[[Store, str, str, str], bool]:
@@ -99,13 +106,14 @@ def _work(
     limits: str,
     until: int,
     sabotage: Callable[[], None] | None,
+    clock: Callable[[], int],
     barrier: Barrier,
     results: Queue[History | Exception],
 ) -> None:
     try:
         if sabotage is not None:
             sabotage()
-        recorder = Recorder(root, limits)
+        recorder = Recorder(root, limits, clock)
         barrier.wait()
         end = clock() + until
         while clock() < end or not recorder.history.denied:
@@ -122,21 +130,21 @@ def record(
     microseconds: int,
     processes: int = 8,
     sabotage: Callable[[], None] | None = None,
+    speed: int = 1,
 ) -> History:
     """Let so many processes hit one application as fast as they can, until each has been denied once
     and that time has passed; all that they did.
 
-    ``sabotage`` runs in each first: a law is tested only if a broken limiter breaks it.
+    ``sabotage`` runs in each first: a law is tested only if a broken limiter breaks it.  Their clock, which also
+    says when the time has passed, goes ``speed`` times as fast as time.
     """
     results: Queue[History | Exception] = _fork.Queue()
     barrier = _fork.Barrier(processes)
-    workers = [
-        _fork.Process(target=_work, args=(root, limits, microseconds, sabotage, barrier, results))
-        for _ in range(processes)
-    ]
+    work = (root, limits, microseconds, sabotage, faster(speed), barrier, results)
+    workers = [_fork.Process(target=_work, args=work) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    parts = [results.get(timeout=120) for _ in workers]
+    parts = [results.get(timeout=600) for _ in workers]
     for worker in workers:
         worker.join()
     together = History()

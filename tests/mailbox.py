@@ -80,7 +80,9 @@ def mailbox(tls: SSLContext | None = None) -> Iterator[Mailbox]:
     """Run it on a free port of the loopback, with STARTTLS if there is something to do it with."""
     box = Mailbox()
     box.port = free_port()
-    controller = _Controller(box, hostname="127.0.0.1", port=box.port, tls_context=tls)
+    controller = _Controller(
+        box, hostname="127.0.0.1", port=box.port, tls_context=tls, ready_timeout=_DEADLINE
+    )
     controller.start()
     try:
         yield box

@@ -8,6 +8,7 @@ import pty
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from limiter.doctor import doctor
 from limiter.limiter import Limiter
 from limiter.meeting import PLACE
 from tests.conftest import clean_environ
-from tests.doctoring import DEADLINE, TRIALS, command, end, levels, start
+from tests.doctoring import DEADLINE, FEW, TRIALS, command, end, levels, start
 from tests.history import History, Recorder, judge_l1, judge_s1, only
 from tests.places import REPOSITORY
 
@@ -26,7 +27,8 @@ def test_a_store_that_others_can_write_is_warned_of(
     root: str, capfd: pytest.CaptureFixture[str], mode: int, level: str
 ) -> None:
     os.chmod(root, mode)
-    assert subprocess.run(command(root), cwd=REPOSITORY, check=False).returncode == 0
+    trial = command(root, only=("clock",))
+    assert subprocess.run(trial, cwd=REPOSITORY, check=False).returncode == 0
     output = capfd.readouterr().out
     assert ("directory", level) in levels(output)
     assert f"mode {mode:04o}\n" in output
@@ -35,7 +37,7 @@ def test_a_store_that_others_can_write_is_warned_of(
 
 def test_advice_follows_whatever_does_not_pass(root: str) -> None:
     os.chmod(root, 0o777)
-    lines = end(start(root))[1].splitlines()
+    lines = end(start(root, {**FEW, "_SLOW": 0}))[1].splitlines()
     for line, following in zip(lines, lines[1:]):
         assert following.startswith("      ") == (line[:4] in ("WARN", "FAIL"))
 
@@ -55,10 +57,10 @@ def test_what_is_no_store_cannot_be_tried(
 def test_root_tries_as_the_owner(root: str) -> None:
     """What it makes is the owner's; a store in which that owner may not write cannot be tried."""
     os.chown(root, 65534, 65534)
-    status, output, _ = end(start(root))
+    status, output, _ = end(start(root, FEW))
     assert (status, levels(output)[1]) == (0, ("directory", "PASS"))
     os.chmod(root, 0o500)
-    status, _, log = end(start(root))
+    status, _, log = end(start(root, FEW))
     assert status == 2
     assert "Permission denied" in log
 
@@ -72,22 +74,32 @@ def test_live_applications_are_not_disturbed(root: str, monkeypatch: pytest.Monk
     assert Limiter(root, "5/day").hit("quiet")
     quiet = os.listdir(f"{root}/quiet/5-per-86400s")
     trial = start(root)
-    while trial.poll() is None:
+    history: History = recorder.history
+    while trial.poll() is None or not history.denied:
         recorder.hit("acme")
     assert end(trial)[0] == 0
-    history: History = recorder.history
-    assert history.denied
     judge_s1(only("10/second"), history)
     judge_l1(only("10/second"), history)
     assert sorted(os.listdir(root)) == ["acme", "quiet"]
     assert os.listdir(f"{root}/quiet/5-per-86400s") == quiet
 
 
-@pytest.mark.parametrize("moment", ["rename-", "listing", "claims", "latency"])
-def test_interrupted_it_leaves_nothing(root: str, moment: str) -> None:
-    trial = start(root)
-    while not list(Path(root).glob(f".new-doctor-*/{moment}*")):
+@pytest.mark.parametrize(
+    ("trying", "often"),
+    [
+        ("rename", {"BATCHES": 10**9}),
+        ("listing", {"_LISTINGS": 10**9}),
+        ("claims", {"_CLAIMS": 10_000}),  # a limit has no more
+        ("latency", {"_SAMPLES": 10**9}),
+    ],
+    ids=["rename", "listing", "claims", "latency"],
+)
+def test_interrupted_it_leaves_nothing(root: str, trying: str, often: dict[str, int]) -> None:
+    """In the midst of what would otherwise take very long."""
+    trial = start(root, {**FEW, **often}, only=(trying,))
+    while not list(Path(root).glob(f".new-doctor-*/{trying}*")):
         assert trial.poll() is None
+        time.sleep(0.01)
     os.killpg(trial.pid, signal.SIGINT)
     status, _, log = end(trial)
     assert (status, log) == (2, "limiter: interrupted\n")
@@ -100,7 +112,11 @@ def test_progress_is_shown_on_a_terminal_only(root: str) -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:
         trial = subprocess.Popen(
-            command(root), cwd=REPOSITORY, env=clean_environ(), stdout=subprocess.PIPE, stderr=theirs
+            command(root, FEW),
+            cwd=REPOSITORY,
+            env=clean_environ(),
+            stdout=subprocess.PIPE,
+            stderr=theirs,
         )
         os.close(theirs)
         shown = b""
@@ -115,7 +131,7 @@ def test_progress_is_shown_on_a_terminal_only(root: str) -> None:
     for what in TRIALS:
         assert f"\rtrying {what} ...".encode() in shown
     assert shown.endswith(b"\r\x1b[K"), "and is taken away"
-    assert end(start(root))[2] == ""
+    assert end(start(root, FEW))[2] == ""
 
 
 def test_a_meeting_is_a_name_that_the_limiter_ignores(root: str) -> None:

@@ -13,17 +13,14 @@ from limiter import jointtrials
 from limiter.doctor import doctor
 from limiter.meeting import Meeting
 from tests.breaking import breaking_mount
-from tests.doctoring import JOINT, LATENCIES, TRIALS, end, levels, start
-
-MEET = "doctor(root, meet=True)"
-ONLY_MEET = "TRIALS.clear() or module.doctor(root, meet=True)"
+from tests.doctoring import DEADLINE, FEW, JOINT, LATENCIES, TRIALS, end, levels, start
 
 
 def test_two_that_meet_try_each_other(root: str) -> None:
-    first = start(root, MEET)
-    second = start(root, MEET)
+    first = start(root, meet=True)
+    second = start(root, meet=True)
     for status, output, log in (end(first), end(second)):
-        assert (status, log) == (0, "")
+        assert (status, log) == (0, ""), output
         assert levels(output) == [
             (what, "PASS") for what in ["file system", "directory", *TRIALS, *LATENCIES, *JOINT]
         ]
@@ -46,18 +43,24 @@ def test_who_stays_alone_says_so(
 
 
 @pytest.mark.one_python
-@pytest.mark.parametrize("flaw", ["several winners", "old listings"])
-def test_two_nodes_find_a_flaw_together(flaw: str) -> None:
+@pytest.mark.parametrize(
+    ("flaw", "only", "found"),
+    [
+        ("several winners", "rename by both", {"rename"}),
+        ("old listings", "listing by both", {"listing", "news"}),
+    ],
+)
+def test_two_nodes_find_a_flaw_together(flaw: str, only: str, found: set[str]) -> None:
     with breaking_mount(flaw) as point:
-        both = [start(point, ONLY_MEET) for _ in range(2)]
-        for status, output, _ in map(end, both):
-            joint = levels(output.partition("two nodes")[2].partition("\n")[2])
-            assert ("rename" if flaw == "several winners" else "news", "FAIL") in joint
+        settings = {**FEW, "_LATE": 0.1}
+        both = [start(point, settings, [only], meet=True) for _ in range(2)]
+        for status, output, log in map(end, both):
+            assert {what for what, level in levels(output) if level == "FAIL"} == found, output + log
             assert status == 1
 
 
 def test_clocks_apart_are_told(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By as much as they are."""
+    """By as much as they are, however late each hears of the other."""
 
     class Clock:
         monotonic, perf_counter, time_ns, sleep = (
@@ -69,12 +72,12 @@ def test_clocks_apart_are_told(root: str, monkeypatch: pytest.MonkeyPatch) -> No
 
         @staticmethod
         def time() -> float:
-            return time.time() + 2 * (threading.current_thread() is ahead)
+            return time.time() + 2000 * (threading.current_thread() is ahead)
 
     found: list[tuple[str, str, str, str]] = []
 
     def meet() -> None:
-        found.extend(jointtrials._clocks(Meeting(root, 10)))
+        found.extend(jointtrials._clocks(Meeting(root, DEADLINE)))
 
     monkeypatch.setattr(jointtrials, "time", Clock)
     ahead, right = threading.Thread(target=meet), threading.Thread(target=meet)
@@ -88,5 +91,5 @@ def test_clocks_apart_are_told(root: str, monkeypatch: pytest.MonkeyPatch) -> No
             r"the other node's is ([\d.]+) ms off this node's, within ([\d.]+) ms", text
         )
         assert match is not None
-        assert abs(float(match[1]) - 2000) <= float(match[2]) + 0.1
+        assert abs(float(match[1]) - 2_000_000) <= float(match[2]) + 0.1
     assert len(found) == 2

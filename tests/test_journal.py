@@ -296,7 +296,7 @@ def test_a_real_system_log_shows_the_line(place: Path, monkeypatch: pytest.Monke
 
 def wait(is_so: Callable[[], bool]) -> None:
     """Wait for another process, of which nothing else can be waited for."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -13,13 +13,15 @@ import pytest
 from limiter.meeting import PLACE, AloneError, Meeting
 from limiter.sweep import remove
 
+PATIENCE = 600
+
 
 def both(root: str, action: Callable[[Meeting], object]) -> dict[str, object]:
     """What each role returns of it."""
     answers: dict[str, object] = {}
 
     def one() -> None:
-        meeting = Meeting(root, 10)
+        meeting = Meeting(root, PATIENCE)
         answers[meeting.role] = action(meeting)
 
     threads = [threading.Thread(target=one) for _ in range(2)]
@@ -73,15 +75,16 @@ def test_who_made_the_place_leaves_it_last(root: str) -> None:
 def test_a_third_is_told_that_there_are_two(root: str) -> None:
     both(root, lambda _: None)
     with pytest.raises(AloneError, match="meeting already"):
-        Meeting(root, 10)
+        Meeting(root, PATIENCE)
     assert os.listdir(root) == [PLACE]
 
 
 def test_a_place_where_nobody_has_come_for_ten_minutes_is_taken_anew(root: str) -> None:
-    first = Meeting(root, 10)
-    Path(first.path, f"seat@{int(time.time())}").rename(f"{first.path}/seat@{int(time.time()) - 601}")
-    assert Meeting(root, 10).role == "a"
-    assert Meeting(root, 10).role == "b"
+    first = Meeting(root, PATIENCE)
+    (seat,) = Path(first.path).iterdir()
+    seat.rename(f"{first.path}/seat@{int(time.time()) - 601}")
+    assert Meeting(root, PATIENCE).role == "a"
+    assert Meeting(root, PATIENCE).role == "b"
 
 
 def test_who_hears_nothing_is_alone(root: str) -> None:

@@ -45,6 +45,7 @@ MISTAKES = {
         "bin/sendmail",
     ],
 }
+DEADLINE = 60
 CASES = [(name, value) for name, values in MISTAKES.items() for value in values]
 
 
@@ -201,7 +202,7 @@ def test_a_mail_goes_where_neither_the_log_nor_standard_error_takes_a_line(place
     reading = os.open(mails, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(reading) as file, open("/dev/full", "wb") as full:
         subprocess.run([PYTHON, "-c", code], cwd=REPOSITORY, env=environ, stderr=full, check=True)
-        assert select.select([file], [], [], 30)[0]
+        assert select.select([file], [], [], DEADLINE)[0]
         os.set_blocking(reading, True)
         assert "reason: KeyError: 'x'" in file.read()
 
@@ -333,6 +334,7 @@ def test_every_door_reports_failures_and_if_told_to_denials(
         "LIMITER_LIMIT": "1/hour",
         "LIMITER_LOG": f"{place}/log",
         "LIMITER_LOG_LEVEL": "warning",
+        "LIMITER_TIMEOUT": "600",
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -378,6 +380,7 @@ def test_the_client_has_its_answer_before_anybody_is_told_and_may_leave(
             LIMITER_ROOT=f"{root}/nowhere" if fails else root,
             LIMITER_LOG=f"{mount.path}/log",
             LIMITER_SUPERVISE="1" if name == "supervised" else "0",
+            LIMITER_TIMEOUT="600",
             PYTHONPATH=str(installed),
             QUERY_STRING="app_id=acme",
             REDIRECT_HANDLER="limited",
@@ -396,7 +399,7 @@ def test_the_client_has_its_answer_before_anybody_is_told_and_may_leave(
             answer = b""
             try:
                 while not answer.endswith(b'{"message": "Internal Server Error"}'):
-                    assert select.select([process.stdout], [], [], 10)[0], "it waits for the log"
+                    assert select.select([process.stdout], [], [], DEADLINE)[0], "it waits for the log"
                     part = os.read(process.stdout.fileno(), 4096)
                     assert part, answer
                     answer += part
@@ -404,7 +407,7 @@ def test_the_client_has_its_answer_before_anybody_is_told_and_may_leave(
                 process.terminate()
             finally:
                 mount.release()
-            assert process.wait(30) == 0
+            assert process.wait(DEADLINE) == 0
         (line,) = (mount.path / "log").read_text().splitlines()
         assert json.loads(line)["status"] == 500
 
@@ -423,6 +426,7 @@ def test_no_door_tells_who_asked_if_that_may_be_a_key(
         os.chown(root, 65534, 65534)
         os.chown(place, 65534, 65534)
     variables = {"LIMITER_ROOT": root, "LIMITER_KEY": "api_key", "LIMITER_LOG": f"{place}/log"}
+    variables["LIMITER_TIMEOUT"] = "600"
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert door(variables, installed)("api_key=sk-live-1")[:3] == "500"
@@ -450,6 +454,7 @@ def test_a_door_that_stays_gives_its_verdict_and_tells_of_it_without_a_descripto
         LIMITER_LIMIT=limit,
         LIMITER_LOG=f"{place}/log",
         LIMITER_LOG_LEVEL="warning",
+        LIMITER_TIMEOUT="600",
     )
     ended = subprocess.run(
         [PYTHON, "-c", code], cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=True

@@ -49,7 +49,8 @@ def test_a_broken_store_concerns_only_its_own_app_ids(root: str) -> None:
     roots = [f"{root}/{name}" for name in "abc"]
     for path in roots:
         os.mkdir(path)
-    gate = Gate({b"LIMITER_ROOT": ":".join(roots).encode(), b"LIMITER_LIMIT": b"1/hour"})
+    settings = {"LIMITER_ROOT": ":".join(roots), "LIMITER_LIMIT": "1/hour", "LIMITER_TIMEOUT": "600"}
+    gate = Gate({name.encode(): value.encode() for name, value in settings.items()})
     said: list[Exception | str] = []
 
     def ask(app: str) -> str:

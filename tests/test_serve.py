@@ -21,7 +21,7 @@ from tests.conftest import clean_environ
 from tests.places import new_root
 
 URL = re.compile(r"http://127\.0\.0\.1:([0-9]+)(/cgi-bin/check\.py\?app_id=acme)")
-DEADLINE = 30
+DEADLINE = 60
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def elsewhere() -> Iterator[Path]:
 
 def environ(home: Path, elsewhere: Path, settings: dict[str, str]) -> dict[str, str]:
     """Only these settings, and a temporary directory of one's own."""
-    return clean_environ(PYTHONPATH=str(home), TMPDIR=str(elsewhere), **settings)
+    own = {"PYTHONPATH": str(home), "TMPDIR": str(elsewhere), "LIMITER_TIMEOUT": "600"}
+    return clean_environ(**own, **settings)
 
 
 class Server:
@@ -113,9 +114,9 @@ def refused(home: Path, elsewhere: Path, *arguments: str, **settings: str) -> st
 
 def test_what_it_prints_is_what_happens(installed: Path, elsewhere: Path) -> None:
     """Ten times 200 and then 429 at the printed address; the printed command shows them; Ctrl-C ends it."""
-    with serving(installed, elsewhere, LIMITER_LIMIT="10/minute") as server:
+    with serving(installed, elsewhere, LIMITER_LIMIT="10/hour") as server:
         store = elsewhere / f"limiter-{os.geteuid()}"
-        assert server.said.startswith(f"Serving {installed}/cgi-bin, limit 10/minute, store {store}.")
+        assert server.said.startswith(f"Serving {installed}/cgi-bin, limit 10/hour, store {store}.")
         assert f"curl -i 'http://127.0.0.1:{server.port}{server.path}'" in server.said
         assert f"'http://127.0.0.1:{server.port}{server.path}&n=[1-11]'" in server.said
         answers = [server.ask(f"{server.path}&n={number}") for number in range(1, 12)]
@@ -132,7 +133,7 @@ def test_what_it_prints_is_what_happens(installed: Path, elsewhere: Path) -> Non
             text=True,
             check=True,
         )
-        assert shown.stdout.startswith(f"acme in {store}\n  10-per-60s: 10 of 10 used, next free in ")
+        assert shown.stdout.startswith(f"acme in {store}\n  10-per-3600s: 10 of 10 used, next free in ")
         assert server.interrupt() == 0
     lines = server.log.splitlines()
     assert lines.pop() == "Ended."

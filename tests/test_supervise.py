@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -30,6 +34,8 @@ LATE = FAILED.replace("500 Internal Server Error", "504 Gateway Timeout").replac
     "Internal Server Error", "Gateway Timeout"
 )
 DEADLINE = 60
+PATIENCE = 600
+"""The seconds for which a script may be silent."""
 
 pytestmark = [
     pytest.mark.one_python,
@@ -40,13 +46,17 @@ pytestmark = [
 class Supervised(Guard):
     """The guard, with a log."""
 
+    shared: tuple[int, ...] = ()
+    """Files that it is given as they are."""
+
     @property
     def log(self) -> Path:
         return self.scripts.parent / "log"
 
     def environ(self, file: Path, extra: str = "", **more: str) -> dict[str, str]:
+        late = {"LIMITER_TIMEOUT": "600", "LIMITER_SCRIPT_TIMEOUT": str(PATIENCE)}
         own = {"LIMITER_SUPERVISE": "1", "LIMITER_LOG": str(self.log)}
-        return super().environ(file, extra, **{**own, **more})
+        return super().environ(file, extra, **{**late, **own, **more})
 
     def perl(self, text: str) -> Path:
         return self.script("script.pl", f"#!{PERL}\nuse strict; $| = 1;\n{text}")
@@ -72,12 +82,89 @@ class Supervised(Guard):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            pass_fds=self.shared,
         )
         with process:
             try:
                 yield process
             finally:
                 process.kill()
+
+
+# A guard whose clock stands still but for the seconds that come by the file "moves".  Each time when it waits for
+# something to happen, it tells by the file "rests" what its clock says, and how many milliseconds it would wait.
+CLOCKED = """\
+import posix, select, sys
+sys.path.insert(0, sys.argv.pop(1))
+moves, rests = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+for file in moves, rests:
+    posix.set_inheritable(file, False)
+from limiter import action, supervise
+now = 0
+
+class Poll:
+    def __init__(self):
+        self.real = select.poll()
+        self.register = self.real.register
+
+    def poll(self, timeout):
+        global now
+        events = self.real.poll(0)
+        if events or timeout == 0:
+            return events
+        posix.write(rests, b"%d %a\\n" % (now, timeout))
+        self.register(moves, select.POLLIN)
+        events = [it for it in self.real.poll() if it[0] != moves]
+        if not events:
+            now += int(posix.read(moves, 9))
+        return events
+
+class Select:
+    poll = Poll
+
+    def __getattr__(self, name):
+        return getattr(select, name)
+
+supervise.select, supervise.monotonic = Select(), lambda: now
+action.run()
+"""
+
+
+@dataclass
+class Clocked(Supervised):
+    """The guard, with a clock that stands still until it is moved."""
+
+    moves: int
+    rests: BinaryIO
+    now: int = 0
+
+    def move(self, seconds: int) -> None:
+        """Let so much time pass, as soon as all that has happened before is handled."""
+        self.now += seconds
+        os.write(self.moves, b"%d\n" % seconds)
+
+    def wait(self, milliseconds: int | None) -> None:
+        """Return as soon as it would now wait for so long, or for ever."""
+        while self.next() != f"{self.now} {milliseconds}":
+            pass
+
+    def next(self) -> str:
+        """What its clock says and how long it would wait, the next time that it does."""
+        assert select.select([self.rests], [], [], DEADLINE)[0]
+        return self.rests.readline().decode().strip()
+
+
+@pytest.fixture
+def clocked(guard: Supervised, installed: Path) -> Iterator[Clocked]:
+    its_moves, moves = os.pipe()
+    rests, its_rests = os.pipe()
+    program = [PYTHON, "-ISc", CLOCKED, str(installed), str(its_moves), str(its_rests)]
+    with os.fdopen(rests, "rb", buffering=0) as file:
+        it = Clocked(program, guard.store, guard.scripts, moves, file)
+        it.shared = its_moves, its_rests
+        yield it
+    for end in (its_moves, moves, its_rests):
+        os.close(end)
 
 
 @pytest.fixture
@@ -103,10 +190,29 @@ def read(process: subprocess.Popen[bytes], size: int) -> bytes:
 
 def wait_until_gone(process: int) -> None:
     """Return when a process, no child of ours, has ended."""
+    wait_until(lambda: not _runs(process))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for another process, of which nothing else can be waited for."""
     deadline = time.monotonic() + DEADLINE
-    while _runs(process):
-        assert time.monotonic() < deadline, f"{process} still runs"
+    while not is_so():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def end_body(process: subprocess.Popen[bytes]) -> None:
+    """Let the request have no further body."""
+    assert process.stdin
+    process.stdin.close()
+    process.stdin = None
+
+
+def unread(process: subprocess.Popen[bytes]) -> int:
+    """How many bytes of the body nobody has read yet."""
+    assert process.stdin
+    (number,) = struct.unpack("i", fcntl.ioctl(process.stdin, termios.FIONREAD, b"1234"))
+    return int(number)
 
 
 def _runs(process: int) -> bool:
@@ -191,21 +297,21 @@ while True:
     if not part: break
     size += len(part)
 _, status, used = os.wait4(process.pid, 0)
-print(size, status, used.ru_maxrss, used.ru_utime + used.ru_stime)
+print(size, status, used.ru_maxrss)
 """
 
 
-def measure(guard: Supervised, file: Path, **more: str) -> list[float]:
-    """Bytes of output, exit status, KiB of memory of the largest process, seconds of CPU of all."""
+def measure(guard: Supervised, file: Path) -> list[int]:
+    """Bytes of output, exit status, KiB of memory of the largest process."""
     ended = subprocess.run(
         [PYTHON, "-c", MEASURE, *guard.program],
-        env=guard.environ(file, **more),
+        env=guard.environ(file),
         capture_output=True,
         text=True,
         check=True,
         timeout=300,
     )
-    return [float(it) for it in ended.stdout.split()]
+    return [int(it) for it in ended.stdout.split()]
 
 
 def test_large_output_takes_no_more_memory_than_a_small_one(guard: Supervised) -> None:
@@ -213,43 +319,72 @@ def test_large_output_takes_no_more_memory_than_a_small_one(guard: Supervised) -
     used = []
     for number in (1, parts):
         text = f'print "{TEXT}"; my $x = "x" x 65536; print $x for 1 .. {number};'
-        size, status, memory, _ = measure(guard, guard.perl(text))
+        size, status, memory = measure(guard, guard.perl(text))
         assert (size, status) == (len(FIELDS + TEXT) + number * 65536, 0)
         used.append(memory)
     assert used[1] - used[0] < 1024
 
 
-def test_waiting_takes_no_time_of_the_processor(guard: Supervised) -> None:
-    text = f'print "{TEXT}x"; sleep 3;'
-    _, _, _, seconds = measure(guard, guard.perl(text))
-    assert seconds < 1
+def test_nothing_is_done_while_nothing_happens(clocked: Clocked) -> None:
+    """It would wait just until the script has been silent for too long."""
+    with clocked.start(clocked.perl(f'print "{TEXT}x"; <STDIN>;')) as process:
+        read(process, len(FIELDS + TEXT) + 1)
+        clocked.move(200)
+        clocked.wait(400_001)
+        clocked.move(200)
+        assert clocked.next() == "400 200001"
+        assert process.communicate(b"", DEADLINE) == (b"", b"")
 
 
-def test_upload_that_is_slow_is_not_the_script_s_silence(guard: Supervised) -> None:
-    """Neither when nothing comes, nor when little does."""
-    script = guard.perl(f'my $all = join "", <STDIN>; print "{TEXT}$all";')
-    for pause in (1.0, 0.2):
-        with guard.start(script, LIMITER_SCRIPT_TIMEOUT="0.5") as process:
+def test_upload_that_does_not_come_is_not_the_script_s_silence(clocked: Clocked) -> None:
+    script = clocked.perl(f'my $all = join "", <STDIN>; print "{TEXT}$all";')
+    with clocked.start(script) as process:
+        for _ in range(4):
             assert process.stdin
-            for _ in range(4):
-                process.stdin.write(b"part\n")
-                time.sleep(pause)
-            output, _ = process.communicate(timeout=DEADLINE)
-        assert output.decode().endswith(TEXT + 4 * "part\n")
-    assert guard.entries == []
+            process.stdin.write(b"part\n")
+            wait_until(lambda: unread(process) == 0)
+            clocked.move(2 * PATIENCE)
+            clocked.wait(PATIENCE * 1000 + 1)
+        output, _ = process.communicate(timeout=DEADLINE)
+    assert output.decode().endswith(TEXT + 4 * "part\n")
+    assert clocked.entries == []
 
 
-def test_client_that_is_slow_is_not_the_script_s_silence(guard: Supervised) -> None:
-    script = guard.perl(f'print "{TEXT}", "x" x 1000000;')
-    with guard.start(script, LIMITER_SCRIPT_TIMEOUT="0.5") as process:
-        assert process.stdin
-        process.stdin.close()
-        read(process, 1)
-        time.sleep(1.5)
-        output = read(process, len(FIELDS + TEXT) + 1000000 - 1)
+@pytest.mark.parametrize("comes", [True, False])
+def test_upload_that_is_not_read_is_the_script_s_silence_unless_more_comes(
+    clocked: Clocked, comes: bool
+) -> None:
+    wait = "select undef, undef, undef, .01 until -e 'seen';"
+    script = clocked.perl(f'{wait} my $all = join "", <STDIN>; print "{TEXT}$all";')
+    with clocked.start(script) as process:
+        for _ in range(4):
+            assert process.stdin
+            process.stdin.write(b"part\n")
+            clocked.wait(PATIENCE * 1000 + 1)
+            clocked.move(PATIENCE - 1)
+            clocked.wait(1001)
+        output = b""
+        if comes:
+            (clocked.scripts / "seen").touch()
+        else:
+            clocked.move(1)
+            output = read(process, len(FIELDS + LATE))
+        output += process.communicate(timeout=DEADLINE)[0]
+    assert output.decode() == FIELDS + (TEXT + 4 * "part\n" if comes else LATE)
+    assert len(clocked.entries) == (not comes)
+
+
+def test_client_that_is_slow_is_not_the_script_s_silence(clocked: Clocked) -> None:
+    script = clocked.perl(f'print "{TEXT}", "x" x 1000000;')
+    with clocked.start(script) as process:
+        end_body(process)
+        clocked.wait(None)
+        clocked.move(2 * PATIENCE)
+        clocked.wait(None)
+        output = read(process, len(FIELDS + TEXT) + 1000000)
         assert process.wait(DEADLINE) == 0
     assert output.endswith(b"x" * 1000000)
-    assert guard.entries == []
+    assert clocked.entries == []
 
 
 def test_body_that_the_script_does_not_read_does_not_lose_the_failure(guard: Supervised) -> None:
@@ -271,47 +406,72 @@ def test_body_that_the_script_does_not_read_does_not_lose_the_failure(guard: Sup
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_failure_is_answered_and_told_once(guard: Supervised, name: str) -> None:
+def test_failure_is_answered_and_told_once(guard: Supervised, clocked: Clocked, name: str) -> None:
     tool = TOOLS.get(Path(name).suffix, PYTHON)
     if not Path(tool).exists():
         pytest.skip(f"{tool} is not installed")
     script = FAILING[name]
     file = guard.scripts / name
     script.add(file)
-    ended = guard.run(guard.environ(file, LIMITER_SCRIPT_TIMEOUT=TIMEOUT))
-    assert ended.stdout == FIELDS + (LATE if script.status == 504 else FAILED)
+    if script.status == 504:
+        with clocked.start(file, LIMITER_SCRIPT_TIMEOUT=TIMEOUT) as process:
+            end_body(process)
+            clocked.move(int(TIMEOUT))
+            output, errors = (it.decode() for it in process.communicate(timeout=DEADLINE))
+    else:
+        ended = guard.run(guard.environ(file))
+        output, errors = ended.stdout, ended.stderr
+    assert output == FIELDS + (LATE if script.status == 504 else FAILED)
     entry = guard.entry
     assert script.reason in entry["reason"]
     assert (entry["status"], entry["script"], entry["app_id"]) == (script.status, str(file), "acme")
     assert script.words in "\n".join(entry.get("stack", []))
     assert entry.get("where", "") == (f"{file}:{script.line}" if script.line else "")
-    assert not script.words or script.words not in ended.stderr
+    assert not script.words or script.words not in errors
 
 
+def test_python_tells_where_it_was_silent(clocked: Clocked) -> None:
+    file = clocked.script("loop.py", f"#!{PYTHON}\nwhile True: open('begun', 'w').close()\n")
+    with clocked.start(file) as process:
+        end_body(process)
+        wait_until((clocked.scripts / "begun").exists)
+        clocked.move(PATIENCE)
+        output, errors = process.communicate(timeout=DEADLINE)
+    assert (output.decode(), errors) == (FIELDS + LATE, b"")
+    assert clocked.entry["where"] == f"{file}:2"
+    assert clocked.entry["stack"][0] == "Fatal Python error: Aborted"
+
+
+SILENT = f"silent for {PATIENCE} seconds"
 CUT = {
     "signal": ("kill 'KILL', $$; sleep 9;", 500, "killed by SIGKILL"),
     "exit status": ("die 'It dies.';", 500, "exit status 255"),
-    "silence": ("sleep 99;", 504, "silent for 0.5 seconds"),
-    "output in the background": ("exec 'sleep 99' unless fork; exit;", 504, "silent for 0.5 seconds"),
+    "silence": ("sleep 99;", 504, SILENT),
+    "output in the background": ("exec 'sleep 99' unless fork; exit;", 504, SILENT),
     "failure before the background": ("exec 'sleep 99' unless fork; exit 2;", 500, "exit status 2"),
 }
 
 
 @pytest.mark.parametrize(("text", "status", "reason"), CUT.values(), ids=CUT)
 def test_response_that_has_begun_is_cut_off_and_nothing_added(
-    guard: Supervised, text: str, status: int, reason: str
+    clocked: Clocked, text: str, status: int, reason: str
 ) -> None:
-    script = guard.perl(f'print "{TEXT}half"; {text}')
-    ended = guard.run(guard.environ(script, LIMITER_SCRIPT_TIMEOUT="0.5"))
-    assert ended.stdout == f"{FIELDS}{TEXT}half"
-    assert reason in guard.entry["reason"]
-    assert guard.entry["reason"].endswith("(its response had begun, and is cut off)")
-    assert guard.entry["status"] == status
+    with clocked.start(clocked.perl(f'print "{TEXT}half"; {text}')) as process:
+        end_body(process)
+        assert read(process, len(FIELDS + TEXT) + 4).decode() == f"{FIELDS}{TEXT}half"
+        if status == 504:
+            clocked.move(PATIENCE)
+        assert process.communicate(timeout=DEADLINE)[0] == b""
+    assert reason in clocked.entry["reason"]
+    assert clocked.entry["reason"].endswith("(its response had begun, and is cut off)")
+    assert clocked.entry["status"] == status
 
 
 def test_script_that_has_failed_ends_with_what_it_has_in_the_background(guard: Supervised) -> None:
-    script = guard.perl(f'print "{TEXT}"; exec "yes" unless fork; sleep 1; exit 2;')
-    assert guard.ask(script).startswith(f"{FIELDS}{TEXT}y\n")
+    script = guard.perl(f'print "{TEXT}"; exec "yes" unless fork; <STDIN>; exit 2;')
+    with guard.start(script) as process:
+        assert read(process, len(FIELDS + TEXT) + 2).decode() == f"{FIELDS}{TEXT}y\n"
+        process.communicate(b"", DEADLINE)
     assert "exit status 2" in guard.entry["reason"]
 
 
@@ -344,11 +504,14 @@ def test_head_has_no_body(guard: Supervised) -> None:
     assert answer == FIELDS + FAILED.partition("{")[0]
 
 
-def test_script_that_ends_its_output_but_not_itself_is_ended(guard: Supervised) -> None:
+def test_script_that_ends_its_output_but_not_itself_is_ended(clocked: Clocked) -> None:
     """As by Apache: its response is whole, and nothing has failed."""
-    script = guard.perl(f'print "{TEXT}whole"; close STDOUT; open STDOUT, ">", "/dev/null"; sleep 99;')
-    assert guard.ask(script) == f"{FIELDS}{TEXT}whole"
-    assert guard.entries == []
+    script = clocked.perl(f'print "{TEXT}whole"; close STDOUT; open STDOUT, ">", "/dev/null"; sleep 99;')
+    with clocked.start(script) as process:
+        clocked.wait(1001)
+        clocked.move(1)
+        assert process.communicate(timeout=DEADLINE)[0].decode() == f"{FIELDS}{TEXT}whole"
+    assert clocked.entries == []
 
 
 # Standard error
@@ -423,16 +586,19 @@ STUBBORN = "$SIG{TERM} = 'IGNORE';"
 
 
 @pytest.mark.parametrize("stubborn", ["", STUBBORN])
-def test_sigterm_ends_the_script_and_its_children(guard: Supervised, stubborn: str) -> None:
-    """Within the three seconds that Apache waits."""
-    script = guard.perl(stubborn + STAYS.format(text=TEXT, own="sleep 99;", child=""))
-    with guard.start(script) as process:
+def test_sigterm_ends_the_script_and_its_children(clocked: Clocked, stubborn: str) -> None:
+    """After a second at the latest; Apache waits for three."""
+    script = clocked.perl(stubborn + STAYS.format(text=TEXT, own="sleep 99;", child=""))
+    with clocked.start(script) as process:
         running = numbers(process)
         process.terminate()
-        assert process.wait(3) == 0
+        if stubborn:
+            clocked.wait(1001)
+            clocked.move(1)
+        assert process.wait(DEADLINE) == 0
         for number in running:
             wait_until_gone(number)
-    assert guard.entries == []
+    assert clocked.entries == []
 
 
 def test_script_may_tidy_up_on_sigterm(guard: Supervised) -> None:
@@ -468,16 +634,22 @@ def test_background_of_a_script_that_is_well_goes_on(guard: Supervised) -> None:
         wait_until_gone(background)
 
 
-def test_script_that_no_signal_ends_is_answered_for(guard: Supervised) -> None:
+def test_script_that_no_signal_ends_is_answered_for(clocked: Clocked) -> None:
     """One that is stuck in a dead file system."""
     with hanging_mount() as mount:
         (mount.path / "file").touch()
-        script = guard.perl(f'open my $file, "<", "{mount.path}/file"; print "{TEXT}x";')
+        script = clocked.perl(f'open my $file, "<", "{mount.path}/file"; print "{TEXT}x";')
         mount.hang()
-        ended = guard.run(guard.environ(script, LIMITER_SCRIPT_TIMEOUT="0.5"))
-        mount.release()
-    assert ended.stdout == FIELDS + LATE
-    assert "silent for 0.5 seconds" in guard.entry["reason"]
+        with clocked.start(script) as process:
+            end_body(process)
+            mount.wait_until_stuck()
+            clocked.move(PATIENCE)
+            clocked.wait(1001)
+            clocked.move(1)
+            assert read(process, len(FIELDS + LATE)).decode() == FIELDS + LATE
+            mount.release()
+            assert process.communicate(timeout=DEADLINE)[0] == b""
+    assert SILENT in clocked.entry["reason"]
 
 
 @pytest.mark.parametrize("name", ["tell", "die.pl"])

@@ -15,16 +15,14 @@ from typing import Any
 
 import pytest
 
-import tests.history
 from limiter.burst import Burst
-from limiter.hit import clock
 from limiter.limit import Limit
 from limiter.limiter import Limiter
 from limiter.notation import parse
 from limiter.store import Store
 from limiter.sweep import DAY, give_back, sweep_store
 from tests.faults import kill, play
-from tests.history import History, Recorder, judge_l1, judge_s1, only
+from tests.history import History, Recorder, faster, judge_l1, judge_s1, only
 from tests.limiting import SECOND, entries
 from tests.sweeping import LATER, hit_at
 
@@ -110,14 +108,9 @@ def test_giving_back_what_is_not_there_is_nothing(root: str) -> None:
 SPEED = 40
 """How much faster than time their clocks go: a window of a second takes a fortieth."""
 HITTERS = 4
-MICROSECONDS = 2 * SECOND * SPEED
-BEGAN = clock()
+MICROSECONDS = SECOND * SPEED // 2
 
 _fork = multiprocessing.get_context("fork")
-
-
-def _fast_clock() -> int:
-    return BEGAN + (clock() - BEGAN) * SPEED
 
 
 def _idle_after(limit: Limit) -> float:
@@ -125,11 +118,10 @@ def _idle_after(limit: Limit) -> float:
     return (2 if isinstance(limit, Burst) else 1) * limit.window / SECOND
 
 
-def _hit_for_a_while(root: str, text: str) -> History:
+def _hit_for_a_while(root: str, text: str, clock: Callable[[], int]) -> History:
     """Hit until denied, then let the slots grow old, again and again."""
-    tests.history.clock = _fast_clock  # type: ignore[attr-defined]
     rename = Store.rename
-    recorder = Recorder(root, text)
+    recorder = Recorder(root, text, clock)
     recording = Store.rename
 
     def without_what_is_given_back(store: Store, directory: str, old: str, new: str) -> bool:
@@ -137,26 +129,26 @@ def _hit_for_a_while(root: str, text: str) -> History:
 
     Store.rename = without_what_is_given_back  # type: ignore[assignment, method-assign]
     generator = random.Random(os.getpid())
-    end = _fast_clock() + MICROSECONDS
-    while _fast_clock() < end or not recorder.history.denied:
+    end = clock() + MICROSECONDS
+    while clock() < end or not recorder.history.denied:
         while recorder.hit("acme"):
             pass
         time.sleep(generator.uniform(0.9, 1.8) * _idle_after(only(text)) / SPEED)
     return recorder.history
 
 
-def _sweep_for_a_while(root: str, _: str) -> int:
+def _sweep_for_a_while(root: str, _: str, clock: Callable[[], int]) -> int:
     """Sweep, without a pause, whatever is as old as its window; how often something was."""
     removed = 0
-    end = _fast_clock() + MICROSECONDS
-    while _fast_clock() < end or not removed:
-        removed += sweep_store(Store(root), 0, _fast_clock).removed
+    end = clock() + MICROSECONDS
+    while clock() < end or not removed:
+        removed += sweep_store(Store(root), 0, clock).removed
     return removed
 
 
-def _work(work: Callable[[str, str], History | int], root: str, text: str, results: Queue[Any]) -> None:
+def _work(work: Callable[..., History | int], results: Queue[Any], *arguments: object) -> None:
     try:
-        results.put(work(root, text))
+        results.put(work(*arguments))
     except Exception as error:
         results.put(error)
 
@@ -164,18 +156,16 @@ def _work(work: Callable[[str, str], History | int], root: str, text: str, resul
 @pytest.mark.one_python
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("text", ["10/second", "3/second fixed", "1/second", "20/second burst 20"])
-def test_the_laws_hold_while_a_sweeper_removes_what_is_a_window_old(
-    any_root: str, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_laws_hold_while_a_sweeper_removes_what_is_a_window_old(any_root: str, text: str) -> None:
     """S1 and L1, exactly, with an application that goes and comes back all the time."""
-    # Anew for each: an hour of the fast clock ahead, what is being furnished would look like a leftover.
-    monkeypatch.setattr("tests.test_sweep_laws.BEGAN", clock())
     results: Queue[Any] = _fork.Queue()
-    works = [*[_hit_for_a_while] * HITTERS, _sweep_for_a_while]
-    workers = [_fork.Process(target=_work, args=(work, any_root, text, results)) for work in works]
+    # Anew for each: an hour of the fast clock ahead, what is being furnished would look like a leftover.
+    arguments = (results, any_root, text, faster(SPEED))
+    works: list[Callable[..., History | int]] = [*[_hit_for_a_while] * HITTERS, _sweep_for_a_while]
+    workers = [_fork.Process(target=_work, args=(work, *arguments)) for work in works]
     for worker in workers:
         worker.start()
-    parts = [results.get(timeout=120) for _ in workers]
+    parts = [results.get(timeout=600) for _ in workers]
     for worker in workers:
         worker.join()
     together, removed = History(), 0
