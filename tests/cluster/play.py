@@ -54,6 +54,19 @@ class Play:
     """All requests of a play, by machine."""
 
     requests: dict[str, list[Request]] = field(default_factory=dict)
+    _files: list[tuple[Machine, Path]] = field(default_factory=list)
+
+    def so_far(self) -> dict[str, list[Request]]:
+        """The requests by now, by machine, in no order; while they are played, too."""
+        requests: dict[str, list[Request]] = {}
+        for machine, file in self._files:
+            requests.setdefault(machine.name, []).extend(requests_of(file.read_text()))
+        return requests
+
+    def add(self, other: Play) -> None:
+        """Take the requests of another play for some of this one."""
+        for name, requests in other.requests.items():
+            self.requests.setdefault(name, []).extend(requests)
 
     def of(self, app: str) -> Play:
         """The requests of one application."""
@@ -121,7 +134,6 @@ def playing(
     ``offsets``, by machine, set its clock ahead, in microseconds.
     """
     play = Play()
-    files: list[tuple[Machine, Path]] = []
     players: list[subprocess.Popen[bytes]] = []
     environ = {
         "LIMITER_ROOT": STORE,
@@ -139,7 +151,7 @@ def playing(
                 settings = [f"{name}={value}" for name, value in environ.items()]
                 command = [*AS_USER, "nice", "env", *settings, "python3", "-I", *player]
                 players.append(subprocess.Popen(machine.command(*command), stdin=subprocess.PIPE))
-                files.append((machine, laboratory.path(history)))
+                play._files.append((machine, laboratory.path(history)))
         yield play
     finally:
         for process in players:
@@ -147,8 +159,7 @@ def playing(
             process.stdin.close()
         for process in players:
             process.wait()
-    for machine, file in files:
-        play.requests.setdefault(machine.name, []).extend(requests_of(file.read_text()))
+    play.requests = play.so_far()
 
 
 def requests_of(text: str) -> Iterator[Request]:

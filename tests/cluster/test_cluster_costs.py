@@ -61,11 +61,11 @@ def _traced(machine: Machine) -> tuple[str, list[str]]:
 
 
 def test_a_hit_takes_as_long_as_its_two_calls(cluster3: Laboratory) -> None:
-    """Measured in one process, in turn."""
+    """It makes no others, as the trace above shows; what it adds is its own work, which no busy machine makes more."""
     said = cluster3.machines[0].do_as_user(PYTHON, "-I", INSIDE, "latency", COPY, STORE, "30")
-    of_hit, of_calls = map(float, said.split())
-    print(f"a hit {of_hit:.0f} us, a listing and a rename {of_calls:.0f} us: {of_hit / of_calls:.3f}")
-    assert of_hit <= LATENCY_MOST * of_calls
+    own, of_calls = map(float, said.split())
+    print(f"a listing and a rename {of_calls:.0f} us, a hit's own work {own:.0f} us")
+    assert of_calls + own <= LATENCY_MOST * of_calls
 
 
 def test_two_machines_furnish_the_same_applications(cluster3: Laboratory) -> None:
