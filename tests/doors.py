@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.apache import Server, apache
-from tests.places import install, new_root
+from tests.places import new_root
 
 BODY = "through"
 """What is behind every door but check.py answers."""
@@ -64,7 +64,7 @@ DocumentRoot "{site}"
     SetHandler limited
 </Directory>
 ProxyPass "/map/proxy/" "http://127.0.0.1:{port}/"
-WSGIDaemonProcess flask processes=2 threads=4 python-path={home}
+WSGIDaemonProcess flask processes=2 threads=4 python-path={home}:{site}/python
 WSGIScriptAlias "/flask" "{site}/flask.wsgi" process-group=flask application-group=%{{GLOBAL}}
 <Location "/flask">
     SetEnv LIMITER_ROOT "${{LIMITER_ROOT}}"
@@ -77,32 +77,29 @@ _MODULES = ("actions", "proxy", "proxy_http", "rewrite", "wsgi")
 
 
 @contextmanager
-def doors(mpm: str = "event", settings: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Run it with these definitions.  Skips the test if a language is missing."""
+def doors(home: Path, settings: Mapping[str, str], mpm: str = "event") -> Iterator[Server]:
+    """Run it with what is installed there, and these definitions.  Skips the test if a language is missing."""
     for file in _NEEDED:
         if not Path(file).exists():
             pytest.skip(f"{file} is not installed")
-    home, site = new_root("/tmp"), new_root("/tmp")
+    site = new_root("/tmp")
     try:
-        install(home)
-        _furnish(home, site)
+        _furnish(site)
         with _back_end() as port:
             after = _SITE.format(site=site, home=home, port=port)
-            definitions = {"LIMITER_ON_ERROR": "deny", "LIMITER_TIMEOUT": "2", **(settings or {})}
-            with apache(mpm, home, definitions, _BEFORE, after=after, modules=_MODULES) as server:
+            with apache(mpm, home, settings, _BEFORE, after=after, modules=_MODULES) as server:
                 yield server
     finally:
-        shutil.rmtree(home)
         shutil.rmtree(site)
 
 
-def _furnish(home: Path, site: Path) -> None:
+def _furnish(site: Path) -> None:
     for name in _FLASK_NEEDS:
         spec = importlib.util.find_spec(name)
         assert spec is not None
         assert spec.origin is not None
         # mod_wsgi has a Python of its own, which may be another, but these can do without compiled parts.
-        shutil.copytree(Path(spec.origin).parent, home / name)
+        shutil.copytree(Path(spec.origin).parent, site / "python" / name)
     (site / "flask.wsgi").write_text(_FLASK)
     (site / "map").mkdir()
     (site / "map/file.txt").write_text(BODY)

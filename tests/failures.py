@@ -73,8 +73,10 @@ FAILURES = {
         "ZeroDivisionError: ",
     ),
     "bare-thread": Failure(
-        f"import _thread, time\ndef work():\n    1 / 0\n{PAGE}_thread.start_new_thread(work, ())\n"
-        "done = _thread.allocate_lock()\ndone.acquire()\ndone.acquire(True, 1)",
+        "import _thread, time\nbegun = _thread.allocate_lock()\nbegun.acquire()\n"
+        "def work():\n    begun.release()\n    1 / 0\n"
+        f"{PAGE}_thread.start_new_thread(work, ())\nbegun.acquire()\n"
+        "while _thread._count():\n    time.sleep(0.001)",
         500,
         "ZeroDivisionError: ",
     ),

@@ -10,20 +10,21 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.apache import MPMS, Reply, Server
+from tests.apache import MPMS, Reply, Server, wait_until
 from tests.doors import BODY, CGI, DOORS, doors
 from tests.hanging import hanging_mount
 from tests.places import new_root
-from tests.timing import Watch
 
 pytestmark = pytest.mark.one_python
 
 CLIENTS = 8
+SECOND = 10**9
 MESSAGES = {
     401: b'{"message": "Unauthorized"}',
     429: b'{"message": "Too Many Requests"}',
@@ -32,17 +33,17 @@ MESSAGES = {
 
 
 class Answer(NamedTuple):
-    """What a client saw: when it asked and when it had the answer, in seconds, and the status."""
+    """What a client saw: when it asked and when it had the answer, in nanoseconds, and the status."""
 
-    asked: float
-    answered: float
+    asked: int
+    answered: int
     status: int
 
 
-@pytest.fixture(scope="module", params=MPMS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Every door, with two limits for whoever asks for them: 20 an hour for all, 5 a second for some."""
-    with doors(request.param, {"LIMITER_LIMIT": "20/hour"}) as it:
+@pytest.fixture(scope="module")
+def server(installed: Path) -> Iterator[Server]:
+    """Every door."""
+    with doors(installed, {"LIMITER_LIMIT": "20/hour"}) as it:
         yield it
 
 
@@ -60,20 +61,22 @@ def assert_refused(reply: Reply, status: int) -> None:
     assert reply.headers["Content-Type"] == "application/json; charset=utf-8"
 
 
-def ask_at_all(server: Server, app: str, number: int) -> list[Answer]:
-    """Have 8 clients ask at all doors in turn, each beginning at another one."""
+def ask_at_all(server: Server, app: str, is_enough: Callable[[list[int]], bool]) -> list[Answer]:
+    """Have 8 clients ask at all doors in turn, each beginning at another one, until the statuses are enough."""
+    answers: list[Answer] = []
+    names = list(DOORS)
 
-    def ask(client: int) -> list[Answer]:
-        answers = []
-        names = list(DOORS)
-        for index in range(number):
-            asked = time.monotonic()
-            reply = server.ask(url(names[(client + index) % len(names)], app))
-            answers.append(Answer(asked, time.monotonic(), reply.status))
-        return answers
+    def ask(client: int) -> None:
+        for index in count(client):
+            if is_enough([answer.status for answer in answers]):
+                return
+            asked = time.time_ns()
+            status = server.ask(url(names[index % len(names)], app)).status
+            answers.append(Answer(asked, time.time_ns(), status))
 
     with ThreadPoolExecutor(CLIENTS) as clients:
-        return [answer for answers in clients.map(ask, range(CLIENTS)) for answer in answers]
+        list(clients.map(ask, range(CLIENTS)))
+    return answers
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -91,129 +94,155 @@ def test_every_door_admits_denies_and_challenges(server: Server, door: str) -> N
     assert_refused(server.ask(url(door, "a&app_id=b")), 401)
 
 
-def test_all_doors_together_admit_exactly_the_limit(server: Server) -> None:
-    answers = ask_at_all(server, "together", 2 * len(DOORS))
+@pytest.mark.parametrize("mpm", MPMS)
+def test_all_doors_together_admit_exactly_the_limit(installed: Path, mpm: str) -> None:
+    """Whether the map is asked by threads or by processes."""
+    with doors(installed, {"LIMITER_LIMIT": "20/hour"}, mpm) as server:
+        answers = ask_at_all(server, "together", lambda statuses: len(statuses) >= 100)
     statuses = [answer.status for answer in answers]
     assert (statuses.count(200), statuses.count(429)) == (20, len(answers) - 20)
 
 
-def test_all_doors_together_keep_to_the_second() -> None:
+def test_all_doors_together_keep_to_the_second(installed: Path) -> None:
     """Exactly, as far as clients can tell who do not know at which moment of a request it was decided."""
-    with doors(settings={"LIMITER_LIMIT": "5/second"}) as server:
-        answers = ask_at_all(server, "acme", 12 * len(DOORS))
-    admitted = sorted(answer for answer in answers if answer.status == 200)
+
+    def is_enough(statuses: list[int]) -> bool:
+        return (statuses.count(200) > 15 and 429 in statuses) or len(statuses) > 5000
+
+    with doors(installed, {"LIMITER_LIMIT": "5/second"}) as server:
+        answers = ask_at_all(server, "acme", is_enough)
+    admitted = [answer for answer in answers if answer.status == 200]
     denied = [answer for answer in answers if answer.status == 429]
     assert len(admitted) + len(denied) == len(answers)
     assert denied
     for first in admitted:
         # Whatever was asked after this one was asked, and answered within a second of that, lies in one window.
-        within = [it for it in admitted if first.asked <= it.asked and it.answered < first.asked + 1]
-        assert len(within) <= 5
+        end = first.asked + SECOND
+        within = [it for it in admitted if first.asked <= it.asked and it.answered < end]
+        assert len(within) <= 5, within
     for it in denied:
         # Whatever may have been decided in the second before this one was.
-        before = [hit for hit in admitted if hit.answered > it.asked - 1 and hit.asked < it.answered]
-        assert len(before) >= 5
+        before = [
+            hit for hit in admitted if hit.answered > it.asked - SECOND and hit.asked < it.answered
+        ]
+        assert len(before) >= 5, (it, before)
 
 
 # A store that fails.
 
 
 @contextmanager
-def removed() -> Iterator[tuple[Path, Callable[[], None]]]:
-    """A store, and what makes it fail: it is gone."""
-    root = _own_store("/tmp")
-    yield root, lambda: shutil.rmtree(root)
+def removed(root: Path) -> Iterator[None]:
+    """It is gone."""
+    aside = root.rename(root.with_name("aside"))
+    yield
+    aside.rename(root)
 
 
 @contextmanager
-def forbidden() -> Iterator[tuple[Path, Callable[[], None]]]:
+def forbidden(root: Path) -> Iterator[None]:
     """It is not Apache's any more."""
-    root = _own_store("/tmp")
-    yield root, lambda: root.chmod(0)
-    shutil.rmtree(root)
+    root.chmod(0)
+    yield
+    root.chmod(0o700)
 
 
 @contextmanager
-def full() -> Iterator[tuple[Path, Callable[[], None]]]:
+def full(root: Path) -> Iterator[None]:
     """Its disk has no room for another file; an application that is known already needs none."""
-    place = new_root("/tmp")
+    files = [root.with_name(f"{number}.file") for number in range(os.statvfs(root).f_ffree)]
+    for file in files:
+        file.touch()
+    yield
+    for file in files:
+        file.unlink()
+
+
+@contextmanager
+def small_disk() -> Iterator[Path]:
+    """A store on a disk that is small enough to be filled."""
     if os.geteuid() != 0:
         pytest.skip("only root can make a disk that is small enough to be filled")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=40", "tmpfs", place], check=True)
+    place = new_root("/tmp")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=200", "tmpfs", place], check=True)
     try:
-        root = _own_store(str(place))
-
-        def fill() -> None:
-            shutil.rmtree(root / "acme")
-            for number in range(os.statvfs(place).f_ffree):
-                (place / str(number)).touch()
-
-        yield root, fill
+        place.chmod(0o755)
+        yield own_store(place)
     finally:
         subprocess.run(["umount", place], check=True)
         place.rmdir()
 
 
-def _own_store(place: str) -> Path:
-    root = new_root(place)
+def own_store(place: Path) -> Path:
+    root = new_root(str(place))
     if os.geteuid() == 0:
         shutil.chown(root, "www-data")
     return root
 
 
-FAILURES = {"removed": removed, "forbidden": forbidden, "full": full}
-
-
 @pytest.mark.parametrize("verdict", ["deny", "admit"])
-@pytest.mark.parametrize("failure", FAILURES)
-def test_a_store_that_fails_gives_the_configured_verdict(failure: str, verdict: str) -> None:
-    with FAILURES[failure]() as (root, fail):
+def test_a_store_that_fails_gives_the_configured_verdict_until_it_is_back(
+    installed: Path, verdict: str
+) -> None:
+    failures = (removed, forbidden, full)
+    with small_disk() as root:
         settings = {"LIMITER_ROOT": str(root), "LIMITER_LIMIT": "20/hour", "LIMITER_ON_ERROR": verdict}
-        with doors(settings=settings) as server:
-            for door in DOORS:
-                assert_through(door, server.ask(url(door, "acme")))
-            fail()
-            for door in DOORS:
-                reply = server.ask(url(door, "other"))
-                if verdict == "deny":
-                    assert_refused(reply, 500)
-                else:
+        with doors(installed, settings) as server:
+            for failure in failures:
+                with failure(root):
+                    for door in DOORS:
+                        reply = server.ask(url(door, f"unknown-{failure.__name__}"))
+                        if verdict == "deny":
+                            assert_refused(reply, 500)
+                        else:
+                            assert_through(door, reply)
+                            assert "RateLimit" not in reply.headers
+                for door in DOORS:
+                    reply = server.ask(url(door, f"known-{failure.__name__}"))
                     assert_through(door, reply)
-                    assert "RateLimit" not in reply.headers
+                    assert "RateLimit" in reply.headers
     lines = [line for line in server.log.splitlines() if "limiter: StoreError: " in line]
-    assert len(lines) == len(DOORS)
+    assert len(lines) == len(failures) * len(DOORS)
+
+
+def ask_until_counted(server: Server) -> None:
+    """Ask at all doors until the store has answered: on a busy machine that may take longer than a short time-out."""
+    wait_until(lambda: all("RateLimit" in server.ask(url(door, "acme")).headers for door in DOORS))
 
 
 @pytest.mark.parametrize("verdict", ["deny", "admit"])
-def test_a_store_that_is_silent_gives_the_configured_verdict_in_time(verdict: str) -> None:
+def test_a_store_that_is_silent_gives_the_configured_verdict_meanwhile(
+    installed: Path, verdict: str
+) -> None:
     """And is asked again when it speaks again: nobody is let through for good."""
-    timeout = 1.0
+    timeout = 0.5
     with hanging_mount() as mount:
-        root = _own_store(str(mount.path))
         settings = {
-            "LIMITER_ROOT": str(root),
-            "LIMITER_LIMIT": "20/hour",
+            "LIMITER_ROOT": str(own_store(mount.path)),
+            "LIMITER_LIMIT": "1000/hour fixed",
             "LIMITER_ON_ERROR": verdict,
             "LIMITER_TIMEOUT": str(timeout),
         }
-        with doors(settings=settings) as server:
-            usual = {}
-            for door in DOORS:
+        with doors(installed, settings) as server:
+
+            def ask(door: str) -> tuple[Reply, float]:
                 begin = time.monotonic()
-                assert_through(door, server.ask(url(door, "acme")))
-                usual[door] = time.monotonic() - begin
+                return server.ask(url(door, "acme")), time.monotonic() - begin
+
+            ask_until_counted(server)
             mount.hang()
-            for door in DOORS:
-                watch = Watch()
-                reply = server.ask(url(door, "acme"))
-                # What a request takes anyway is none of the deadline's.
-                watch.assert_took(0, timeout + 0.1 + usual[door])
-                if verdict == "deny":
-                    assert_refused(reply, 500)
-                else:
-                    assert_through(door, reply)
-            mount.release()
-            for door in DOORS:
-                for _ in range(20):
-                    status = server.ask(url(door, "acme")).status
-                assert status == 429
+            try:
+                with ThreadPoolExecutor(len(DOORS)) as clients:
+                    replies = list(clients.map(ask, DOORS))
+                for door, (reply, took) in zip(DOORS, replies):
+                    # A process that stays may know that the store is silent.
+                    assert door not in CGI or took >= timeout
+                    if verdict == "deny":
+                        assert_refused(reply, 500)
+                    else:
+                        assert_through(door, reply)
+            finally:
+                mount.release()
+            ask_until_counted(server)
+    silent = f"limiter: StoreError: [Errno 110] The store was silent for {timeout:g} s (LIMITER_TIMEOUT)"
+    assert server.log.count(silent) >= len(DOORS), server.log

@@ -9,8 +9,7 @@ import re
 import shutil
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +18,7 @@ from threading import Thread
 
 import pytest
 
-from tests.apache import MPMS, Reply, Server, apache
+from tests.apache import MPMS, Reply, Server, apache, wait_until
 from tests.places import REPOSITORY, new_root
 
 pytestmark = pytest.mark.one_python
@@ -213,10 +212,10 @@ def backend() -> Iterator[int]:
     server.server_close()
 
 
-@pytest.fixture(scope="module", params=MPMS)
-def server(request: pytest.FixtureRequest, home: Path, site: Path, backend: int) -> Iterator[Server]:
-    """A server that has everything, in its main part."""
-    after = f"""
+@pytest.fixture(scope="module")
+def everything(site: Path, backend: int) -> str:
+    """The configuration of a server that has everything, in its main part."""
+    return f"""
         ScriptAlias "/api/cgi/" "{site}/api/cgi/"
         ScriptAlias "/scripts/" "{site}/api/cgi/"
         Alias "/api/alias/" "{site}/api/"
@@ -262,8 +261,25 @@ def server(request: pytest.FixtureRequest, home: Path, site: Path, backend: int)
             Require valid-user
         </Location>
     """
-    with run(home, site, after, str(request.param), MORE_MODULES) as server:
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, site: Path, everything: str) -> Iterator[Server]:
+    """A server that has everything, whose threads ask the map."""
+    with run(home, site, everything, "event", MORE_MODULES) as server:
         yield server
+
+
+@pytest.fixture(scope="module", params=MPMS)
+def either(
+    request: pytest.FixtureRequest, server: Server, home: Path, site: Path, everything: str
+) -> Iterator[Server]:
+    """That server, and the same with processes that ask the map."""
+    if request.param == "event":
+        yield server
+        return
+    with run(home, site, everything, request.param, MORE_MODULES) as other:
+        yield other
 
 
 @contextmanager
@@ -346,14 +362,6 @@ def kill_map(server: Server) -> None:
     wait_until(lambda: pid not in maps(server))
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that nobody tells of."""
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("kind", HANDLED)
 def test_whatever_handles_a_url_one_request_is_one_hit(server: Server, kind: str) -> None:
     path = f"{HANDLED[kind]}?app_id=one_{kind.replace('-', '_')}"
@@ -378,8 +386,8 @@ def test_who_is_nobody_is_denied_by_any_method(server: Server, kind: str, method
 
 
 @pytest.mark.parametrize("kind", ECHOING)
-def test_body_of_an_admitted_request_arrives_byte_for_byte(server: Server, kind: str) -> None:
-    reply = server.ask(f"{HANDLED[kind]}?app_id=body_{kind.replace('-', '_')}&status=200", "POST", BODY)
+def test_body_of_an_admitted_request_arrives_byte_for_byte(either: Server, kind: str) -> None:
+    reply = either.ask(f"{HANDLED[kind]}?app_id=body_{kind.replace('-', '_')}&status=200", "POST", BODY)
     assert (reply.status, reply.headers["X-Method"], reply.body) == (200, "POST", BODY)
 
 
@@ -406,10 +414,10 @@ def test_the_limit_comes_before_authentication(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("app_id", "status"), [("kept", 429), ("", 401)])
-def test_connection_outlives_a_body_that_nobody_reads(server: Server, app_id: str, status: int) -> None:
+def test_connection_outlives_a_body_that_nobody_reads(either: Server, app_id: str, status: int) -> None:
     if app_id:
-        exhaust(server, app_id)
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        exhaust(either, app_id)
+    connection = http.client.HTTPConnection("127.0.0.1", either.port, timeout=120)
     local = None
     for size in (0, 1, 100000, 0):
         connection.request("POST", f"/api/cgi/echo?app_id={app_id}", b"x" * size)
@@ -481,22 +489,22 @@ def test_client_cannot_bring_an_answer_of_its_own(server: Server) -> None:
     assert_denied(reply, 401)
 
 
-def test_exactly_so_many_of_concurrent_requests_are_admitted(server: Server) -> None:
+def test_exactly_so_many_of_concurrent_requests_are_admitted(either: Server) -> None:
     kinds = [HANDLED[kind] for kind in ("file", "alias", "cgi", "wsgi", "proxy", "index")] * 5
     with ThreadPoolExecutor(8) as clients:
-        replies = list(clients.map(server.ask, [f"{path}?app_id=together" for path in kinds]))
+        replies = list(clients.map(either.ask, [f"{path}?app_id=together" for path in kinds]))
     assert sorted(reply.status for reply in replies) == [200] * LIMIT + [429] * (len(kinds) - LIMIT)
 
 
-def test_server_that_starts_anew_asks_a_new_program(server: Server) -> None:
-    assert_denied(server.ask("/api/file.txt"), 401)
-    (before,) = maps(server)
-    old = children(server)
-    os.kill(server.pid, signal.SIGUSR1)
-    wait_until(lambda: len(maps(server)) == 1 and not old & children(server))
+def test_server_that_starts_anew_asks_a_new_program(either: Server) -> None:
+    assert_denied(either.ask("/api/file.txt"), 401)
+    (before,) = maps(either)
+    old = children(either)
+    os.kill(either.pid, signal.SIGUSR1)
+    wait_until(lambda: len(maps(either)) == 1 and not old & children(either))
     assert not Path(f"/proc/{before}").exists()
-    assert_denied(server.ask("/api/file.txt"), 401)
-    assert server.ask("/api/file.txt?app_id=anew").status == 200
+    assert_denied(either.ask("/api/file.txt"), 401)
+    assert either.ask("/api/file.txt?app_id=anew").status == 200
 
 
 def test_header_may_be_the_key(home: Path, site: Path) -> None:
@@ -597,13 +605,12 @@ def test_virtual_hosts_are_limited_or_closed_or_freed_by_name(home: Path, site: 
     assert len({line for line in server.log.splitlines() if "AH02557" in line and LEFT_OUT in line}) == 5
 
 
-@pytest.mark.parametrize("mpm", MPMS)
 @pytest.mark.parametrize(("verdict", "status"), [("deny", 500), ("admit", 200)])
 def test_dead_program_gives_the_configured_verdict_and_a_line(
-    home: Path, site: Path, mpm: str, verdict: str, status: int
+    home: Path, site: Path, verdict: str, status: int
 ) -> None:
     paths = ["/api/file.txt?app_id=acme", "/api/file.txt", "/api/directory/", "/api/page.shtml"]
-    with run(home, site, HOSTS, mpm, ("include", "filter"), {"LIMITER_ON_ERROR": verdict}) as server:
+    with run(home, site, HOSTS, "event", ("include", "filter"), {"LIMITER_ON_ERROR": verdict}) as server:
         kill_map(server)
         replies = [
             server.ask(path, headers={"Host": host}) for path in paths for host in ("plain", "own")

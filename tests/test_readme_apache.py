@@ -41,7 +41,10 @@ LASTING = """
 echo '<Directory "/usr/lib/cgi-bin">
     SetEnv LIMITER_LIMIT 10/day
     SetEnv TMPDIR /var/tmp
-</Directory>' >/etc/apache2/conf-enabled/lasting.conf
+</Directory>
+<Location "/api">
+    SetEnv LIMITER_LIMIT 10/day
+</Location>' >/etc/apache2/conf-enabled/lasting.conf
 """
 
 
@@ -94,5 +97,5 @@ def test_mod_wsgi(machine: Machine) -> None:
     ).returncode:
         pytest.skip("mod_wsgi is not installed (apt-get install libapache2-mod-wsgi-py3)")
     block = commands("mod_wsgi")
-    said = follow(machine, "deploy/apache/install", block)
+    said = follow(machine, LASTING, "deploy/apache/install", block)
     assert said[-2:] == expected(block) == ["Hello 200", '{"message": "Too Many Requests"} 429']
