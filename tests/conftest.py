@@ -22,16 +22,19 @@ settings.register_profile("limiter", deadline=None, suppress_health_check=[Healt
 settings.load_profile("limiter")
 
 _LONGEST = (
-    "test_glusterfs_deploy.py",
-    "test_loadbalancer_machines.py",
+    "test_faults_doors.py",
+    "test_laws.py",
     "test_supervise_apache.py",
-    "test_trials.py",
+    "test_apache_doors.py",
+    "test_apache_install.py",
+    "test_scripts.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files for which, when several are played at once, all others would have to wait."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    order = {name: at for at, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
