@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
@@ -16,17 +18,31 @@ from tests.places import PYTHON, REPOSITORY
 pytestmark = pytest.mark.one_python
 
 SORRY = REPOSITORY / "deploy/loadbalancer/sorry"
+_PATIENCE = "_SECONDS = 5\n"
+
+
+@contextmanager
+def _serving(directory: Path, seconds: float) -> Iterator[int]:
+    """The port on which the answer is given that no web server can admit, to whoever takes no longer than this."""
+    text = SORRY.read_text()
+    assert _PATIENCE in text
+    program = directory / "sorry"
+    program.write_text(text.replace(_PATIENCE, f"_SECONDS = {seconds}\n"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    with subprocess.Popen([PYTHON, program, str(port)]) as process:
+        try:
+            wait_for(lambda: _is_open(port), "it listens")
+            yield port
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
-def sorry() -> Iterator[int]:
-    """The port on which the answer is given that no web server can admit."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    with subprocess.Popen([PYTHON, SORRY, str(port)]) as process:
-        wait_for(lambda: _is_open(port), "it listens")
+def sorry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of one that waits longer than any of these tests takes."""
+    with _serving(tmp_path_factory.mktemp("patient"), 600) as port:
         yield port
-        process.terminate()
 
 
 def _is_open(port: int) -> bool:
@@ -48,13 +64,15 @@ def test_while_none_can_admit_the_answer_is_503(sorry: int, method: str) -> None
     connection.close()
 
 
+def _connect(stack: ExitStack, port: int) -> socket.socket:
+    return stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+
+
 def test_who_says_nothing_keeps_nobody_waiting(sorry: int) -> None:
-    """Nor who says too much; they are let go."""
+    """Nor who says too much; that one is let go."""
     with ExitStack() as stack:
-        silent = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", sorry))) for _ in range(200)
-        ]
-        verbose = stack.enter_context(socket.create_connection(("127.0.0.1", sorry)))
+        silent = [_connect(stack, sorry) for _ in range(100)]
+        verbose = _connect(stack, sorry)
         verbose.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000)
         connection = HTTPConnection("127.0.0.1", sorry)
         connection.request("GET", "/")
@@ -62,4 +80,11 @@ def test_who_says_nothing_keeps_nobody_waiting(sorry: int) -> None:
         connection.close()
         with suppress(ConnectionResetError):
             assert verbose.recv(1) == b""
+        assert not select.select(silent, [], [], 0)[0]
+
+
+def test_who_says_nothing_is_let_go(tmp_path: Path) -> None:
+    """When the time is over that a request may take."""
+    with _serving(tmp_path, 0.1) as port, ExitStack() as stack:
+        silent = [_connect(stack, port) for _ in range(100)]
         assert [client.recv(1) for client in silent] == [b""] * len(silent)

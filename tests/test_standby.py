@@ -31,6 +31,8 @@ ip link add eth0 type bridge
 ip address add 192.0.2.11/24 dev eth0
 ip address add 192.0.2.12/24 dev eth0
 ip link set eth0 up
+# That nobody has an address is known after three times this long, by default a second.
+sysctl -qw net.ipv4.neigh.eth0.retrans_time_ms=250
 """
 
 # The example is a load balancer's.

@@ -8,18 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-_TCPDUMP = 'tcpdump -i "$1" -enlq --immediate-mode "$2" & cat; kill $!; wait'
-_PACKET = re.compile(r"\S+ (\S+) > (\S+), IPv4, length \d+: (\S+)\.\d+ > (\S+)\.\d+:")
+_TCPDUMP = 'tcpdump -i "$1" -ttenlq --immediate-mode "$2" & cat; kill $!; wait'
+_PACKET = re.compile(r"(\d+)\.(\d+) (\S+) > (\S+), (?:IPv4, length \d+: (\S+)\.\d+ > (\S+)\.\d+:|ARP, )")
 
 
 @dataclass
 class Packet:
-    """Between whom, by the hardware's addresses and by their own."""
+    """When, in microseconds, and between whom, by the hardware's addresses and by their own; ARP has but the former."""
 
+    time: int
     source_mac: str
     target_mac: str
-    source: str
-    target: str
+    source: str | None
+    target: str | None
 
 
 @contextmanager
@@ -44,5 +45,7 @@ def capturing(command: Sequence[str], interface: str, expression: str) -> Iterat
     finally:
         output, _ = process.communicate()
         packets += [
-            Packet(*found.groups()) for found in map(_PACKET.match, output.splitlines()) if found
+            Packet(int(found[1] + found[2]), *found.groups()[2:])
+            for found in map(_PACKET.match, output.splitlines())
+            if found
         ]

@@ -1,7 +1,8 @@
 """A client that asks at a steady rate, whatever becomes of its requests, until its standard input ends.
 
-``client.py URL RATE`` asks RATE times a second, each time on a new connection, and prints a line of JSON when a
-request has come to an end; ``{}`` in URL is the request's number.
+``client.py URL RATE PATIENCE`` asks RATE times a second, each time on a new connection, and prints a line of JSON
+when a request has come to an end; ``{}`` in URL is the request's number.  After PATIENCE seconds of silence a request
+is given up.
 """
 
 import http.client
@@ -13,14 +14,11 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-PATIENCE = 5
-"""Seconds of silence after which a request is given up: SYN has then been sent three times."""
 
-
-def _ask(number: int, url: str) -> None:
+def _ask(number: int, url: str, patience: float) -> None:
     parts = urlsplit(url)
     request = {"number": number, "begun": _now(), "status": 0, "server": "", "error": ""}
-    connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=patience)
     try:
         connection.request("GET", f"{parts.path}?{parts.query}")
         answer = connection.getresponse()
@@ -39,14 +37,14 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
-def _main(url: str, rate: str) -> None:
+def _main(url: str, rate: str, patience: str) -> None:
     threads = []
     begun = time.monotonic()
     for number in itertools.count():
         rest = begun + number / float(rate) - time.monotonic()
         if select.select([sys.stdin], [], [], max(0, rest))[0]:
             break
-        threads.append(threading.Thread(target=_ask, args=(number, url.format(number))))
+        threads.append(threading.Thread(target=_ask, args=(number, url.format(number), float(patience))))
         threads[-1].start()
     for thread in threads:
         thread.join()

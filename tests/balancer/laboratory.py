@@ -229,6 +229,10 @@ class Balanced:
     def restart(self, server: Machine) -> None:
         """Switch a web server that was killed on again, with what it had enabled, and Apache."""
         server.start()
+        # Else it would tell the network that it has the address.
+        server.do(
+            "find", "/etc/sysctl.d", "-name", "*access-limiter*", "-exec", "sysctl", "-qp", "{}", "+"
+        )
         server.do("systemctl", "default")
         start_apache(server)
 

@@ -19,10 +19,13 @@ from tests.places import PYTHON
 RATE = 10
 """Requests a second."""
 
+PATIENCE = 20
+"""Seconds of silence after which a request is given up: more than a busy machine takes for an answer."""
+
 _CLIENT = Path(__file__).with_name("client.py")
-_DEADLINE = 60
+_DEADLINE = 180
 _SERVED = (200, 429)
-_QUIET = 1_500_000
+_QUIET = 1.5
 
 
 @dataclass
@@ -63,15 +66,16 @@ class Play:
             assert held, f"not within {_DEADLINE} s: {what}: {self.requests[-RATE:]}"
 
     def wait_until_served(self) -> None:
-        """Return when, from now on, every request of some time has been served."""
+        """Return when so many that were begun from now on, one after the other, have been served as are asked in some
+        time: the web servers have then all had their turn, several times.
+        """
         begun = now()
 
         def is_served(requests: list[Request]) -> bool:
-            ordered = sorted(requests, key=lambda it: it.number)
+            served = sorted(it.number for it in requests if it.begun >= begun and it.is_served)
+            length = int(_QUIET * self.rate)
             # Whoever waits may still be lost.
-            complete = [it for number, it in enumerate(ordered) if it.number == number]
-            since = max((it.begun for it in complete if not it.is_served), default=begun)
-            return bool(complete) and complete[-1].begun >= max(begun, since) + _QUIET
+            return any(last - first == length for first, last in zip(served, served[length:]))
 
         self.wait_for(is_served, "every request is served")
 
@@ -142,13 +146,16 @@ def table(outages: list[Outage]) -> str:
 
 
 @contextmanager
-def asking(laboratory: Laboratory, path: str, rate: int = RATE) -> Iterator[Play]:
+def asking(
+    laboratory: Laboratory, path: str, rate: int = RATE, patience: int = PATIENCE
+) -> Iterator[Play]:
     """Ask for this path, ``{}`` in it being the request's number, as long as the block lasts; the play is complete
     after it.
     """
     play = Play(rate)
+    words = (f"http://{VIP}{path}", str(rate), str(patience))
     client = subprocess.Popen(
-        [*laboratory.inside, PYTHON, "-I", str(_CLIENT), f"http://{VIP}{path}", str(rate)],
+        [*laboratory.inside, PYTHON, "-I", str(_CLIENT), *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,43 +1,40 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -IS
 """systemctl where no systemd runs: as much of it as the scripts ask for, with the units as they are.
 
 It reads ExecStart=, ExecStop=, ExecReload=, Type= and RemainAfterExit=; and of what is enabled PartOf=,
 ReloadPropagatedFrom= and WantedBy=, as far as these name services.  What is enabled is started by
 ``systemctl default``, when a machine starts.
+
+The scripts ask all the time whether something runs, and user-mode-linux takes its time to load a module: what only
+others need is imported there.
 """
 
 import os
-import re
-import shlex
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 PLACES = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/lib/systemd/system")
-WANTED = Path("/etc/systemd/laboratory.wants")  # what this machine itself has enabled is none of theirs
-RUNNING = Path("/run/systemctl")
+WANTED = "/etc/systemd/laboratory.wants"  # what this machine itself has enabled is none of theirs
+RUNNING = "/run/systemctl"
 
 
 class Unit:
     def __init__(self, name: str) -> None:
         self.name = name if name.endswith(".service") else f"{name}.service"
-        files = [Path(place, self.name) for place in PLACES]
-        self.file = next((file for file in files if file.exists()), None)
-        if self.file is None:
+        files = [f"{place}/{self.name}" for place in PLACES]
+        self.file = next(filter(os.path.exists, files), "")
+        if not self.file:
             sys.exit(f"systemctl: Unit {self.name} could not be found.")
-        self._text = re.sub(r"\\\n", " ", self.file.read_text())
-        self._state = RUNNING / self.name
-        self.link = WANTED / self.name
+        self._lines = _read(self.file).replace("\\\n", " ").splitlines()
+        self._state = f"{RUNNING}/{self.name}"
+        self.link = f"{WANTED}/{self.name}"
 
     def _all(self, key: str) -> "list[str]":
-        return re.findall(rf"^{key}=(.*)$", self._text, re.MULTILINE)
+        return [line[len(key) + 1 :] for line in self._lines if line.startswith(f"{key}=")]
 
     @property
     def pid(self) -> int:
-        (file,) = self._all("PIDFile") or [str(self._state)]
-        return int(Path(file).read_text() or 0)
+        (file,) = self._all("PIDFile") or [self._state]
+        return int(_read(file) or 0)
 
     def is_active(self) -> bool:
         try:
@@ -48,8 +45,7 @@ class Unit:
 
     def others(self, key: str) -> "list[Unit]":
         """Those enabled that name this one there: what is done with this one is done with them, too."""
-        links = sorted(WANTED.glob("*.service")) if WANTED.exists() else []
-        units = [Unit(link.name) for link in links if link.name != self.name]
+        units = [Unit(name) for name in _wanted() if name != self.name]
         return [unit for unit in units if self.name in " ".join(unit._all(key)).split()]
 
     def start(self) -> None:
@@ -59,7 +55,9 @@ class Unit:
             unit.start()
 
     def _start(self) -> None:
-        RUNNING.mkdir(exist_ok=True)
+        import subprocess
+
+        os.makedirs(RUNNING, exist_ok=True)
         (kind,) = self._all("Type")[-1:] or ["simple"]
         pid = 0
         for command in self._commands("ExecStart"):
@@ -77,9 +75,14 @@ class Unit:
             else:
                 pid = process.pid
         if kind != "oneshot" or self._all("RemainAfterExit") == ["yes"]:
-            self._state.write_text(str(pid))
+            with open(self._state, "w") as state:
+                state.write(str(pid))
 
     def stop(self) -> None:
+        import signal
+        import subprocess
+        import time
+
         for unit in self.others("PartOf"):
             unit.stop()
         if not self.is_active():
@@ -90,9 +93,12 @@ class Unit:
             os.kill(self.pid, signal.SIGTERM)
             while _is_alive(self.pid):
                 time.sleep(0.01)
-        self._state.unlink(missing_ok=True)
+        if os.path.exists(self._state):
+            os.unlink(self._state)
 
     def reload(self) -> None:
+        import subprocess
+
         for command in self._commands("ExecReload"):
             subprocess.run(command, check=True)
         for unit in self.others("ReloadPropagatedFrom"):
@@ -107,6 +113,9 @@ class Unit:
             unit.start()
 
     def _commands(self, key: str) -> "list[list[str]]":
+        import re
+        import shlex
+
         environ = dict(it.strip('"').split("=", 1) for it in self._all("Environment"))
         commands = []
         for line in self._all(key):
@@ -116,9 +125,20 @@ class Unit:
         return commands
 
 
+def _read(file: str) -> str:
+    with open(file) as text:
+        return text.read()
+
+
+def _wanted() -> "list[str]":
+    """The services that are enabled."""
+    names = os.listdir(WANTED) if os.path.exists(WANTED) else []
+    return sorted(name for name in names if name.endswith(".service"))
+
+
 def _is_alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -130,19 +150,20 @@ def _main() -> None:
     if what == "daemon-reload":
         return
     if what == "default":
-        names = [link.name for link in WANTED.glob("*.service")] if WANTED.exists() else []
+        names = _wanted()
         what = "start"
     for unit in map(Unit, names):
         if what == "is-active":
             sys.exit(not unit.is_active())
         elif what == "is-enabled":
-            sys.exit(not unit.link.is_symlink())
+            sys.exit(not os.path.islink(unit.link))
         elif what == "enable":
-            WANTED.mkdir(parents=True, exist_ok=True)
-            if not unit.link.is_symlink():
-                unit.link.symlink_to(str(unit.file))
+            os.makedirs(WANTED, exist_ok=True)
+            if not os.path.islink(unit.link):
+                os.symlink(unit.file, unit.link)
         elif what == "disable":
-            unit.link.unlink(missing_ok=True)
+            if os.path.islink(unit.link):
+                os.unlink(unit.link)
         elif what in ("start", "stop", "reload", "restart"):
             getattr(unit, what)()
         else:

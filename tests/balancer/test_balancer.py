@@ -11,23 +11,17 @@ import pytest
 
 from tests.balancer.capture import capturing
 from tests.balancer.laboratory import CLIENT, VIP, Balanced, Director, kill_apache, start_apache
-from tests.balancer.play import Outage, Play, asking, measure, now
+from tests.balancer.play import PATIENCE, Outage, Play, asking, measure, now
 from tests.cluster.laboratory import MOUNT, Machine, wait_for
 
 pytestmark = pytest.mark.one_python
 
 CHECK = "/cgi-bin/check.py?app_id=acme"
-SOON = 5_000_000
-"""Microseconds within which a web server that cannot admit must be out."""
-
-ENOUGH = 300
-"""Requests, of which at most 1 in 100 may be lost with a director."""
-
 UNAVAILABLE = 503
 
 
-def _ask(whole: Balanced, requests: int) -> Play:
-    with asking(whole.laboratory, CHECK) as play:
+def _ask(whole: Balanced, requests: int, patience: int = PATIENCE) -> Play:
+    with asking(whole.laboratory, CHECK, patience=patience) as play:
         play.wait_for_number(requests)
     return play
 
@@ -70,10 +64,10 @@ def test_the_web_servers_are_asked_in_turn(whole: Balanced) -> None:
 
 
 def test_the_replies_do_not_pass_the_director(whole: Balanced) -> None:
-    _judge_direct_return(whole)
+    judge_direct_return(whole)
 
 
-def _judge_direct_return(whole: Balanced) -> None:
+def judge_direct_return(whole: Balanced) -> None:
     """By what passes the director's network card, and by who sends what the client gets."""
     expression = f"host {VIP} and tcp port 80"
     with (
@@ -88,28 +82,11 @@ def _judge_direct_return(whole: Balanced) -> None:
     assert {packet.source_mac for packet in at_client if packet.source == VIP} == macs
 
 
-@pytest.fixture
-def redirected(whole: Balanced) -> Iterator[Balanced]:
-    """Web servers that take what is sent to the address by a rule of their firewall."""
-    whole.write_inventory("nftables")
-    whole.do("install")
-    yield whole
-    whole.write_inventory("lo")
-    whole.do("install")
-
-
-def test_the_firewall_of_a_web_server_can_take_the_address_as_well(redirected: Balanced) -> None:
-    for server in redirected.servers:
-        assert VIP not in server.do("ip", "address")
-        assert f"{VIP} tcp dport 80 redirect" in server.do("nft", "list", "ruleset")
-    _judge_direct_return(redirected)
-
-
 def test_nobody_answers_where_no_web_server_takes_the_address(whole: Balanced) -> None:
     try:
         for server in whole.servers:
             server.do("systemctl", "stop", "access-limiter-vip")
-        play = _ask(whole, 1)
+        play = _ask(whole, 1, patience=1)
     finally:
         for server in whole.servers:
             server.do("systemctl", "start", "access-limiter-vip")
@@ -189,13 +166,17 @@ def test_a_web_server_whose_store_is_gone_leaves_and_comes_back(
 
 
 def _judge_departure(play: Play, server: Machine, lost: int, returned: int) -> None:
-    """Only requests to that server were lost, and none later than it had to be out; it came back by itself."""
+    """Only requests to that server were lost.  Then it was out, and came back by itself.
+
+    How soon it must be out is calculated from the configuration, in test_loadbalancer.py.
+    """
     unserved = play.lost()
     assert unserved
     assert {it.server for it in unserved} <= {server.name, ""}
     assert lost <= min(it.ended for it in unserved)
-    assert max(it.begun for it in unserved) <= lost + SOON
-    between = [it for it in play.requests if lost + SOON < it.begun < returned]
+    last = max(it.begun for it in unserved)
+    between = [it for it in play.requests if last < it.begun and it.ended < returned]
+    assert between
     assert server.name not in {it.server for it in between}
 
 
@@ -211,7 +192,6 @@ def test_a_director_answers_while_no_web_server_can(whole: Balanced, outages: li
     sorry = [it for it in play.requests if it.status == UNAVAILABLE]
     first = min(it.begun for it in sorry)
     assert {it.server for it in sorry} == {""}
-    assert first <= lost + SOON
     assert all(it.begun < first or it.status == UNAVAILABLE for it in play.lost())
     after = measure(
         'Apache of all web servers: "503" by the director', play, lost, returned, server.name
@@ -224,7 +204,7 @@ class Loss:
     """What happened when the director that had the address was lost and came back."""
 
     play: Play
-    time: int
+    gone: int
     holder: Director
     after: Director
     in_the_end: Director
@@ -238,20 +218,21 @@ def loss(whole: Balanced, outages: list[Outage]) -> Loss:
         play.wait_until_served()
         time = now()
         with _without(holder):
+            gone = now()
             play.wait_until_served()
             after = whole.holder()
-        play.wait_for_number(ENOUGH)
     holder.do("systemctl", "is-active", "keepalived")
     outages.append(measure("the director that has the address", play, time))
-    return Loss(play, time, holder, after, whole.holder())
+    return Loss(play, gone, holder, after, whole.holder())
 
 
 def test_the_address_moves_when_its_director_is_lost(loss: Loss) -> None:
     assert loss.after is not loss.holder
 
 
-def test_at_most_one_request_in_a_hundred_is_lost_with_a_director(loss: Loss) -> None:
-    assert len(loss.play.lost()) * 100 <= len(loss.play.requests)
+def test_only_requests_under_way_are_lost_with_a_director(loss: Loss) -> None:
+    """A connection that is begun while nobody has the address is made when somebody has it."""
+    assert not loss.play.lost(loss.gone)
 
 
 def test_a_director_that_comes_back_leaves_the_address_where_it_is(loss: Loss) -> None:
@@ -273,26 +254,19 @@ def test_the_address_moves_when_its_director_is_cut_off(whole: Balanced, outages
 
 
 def test_failover_by_hand_moves_the_address_and_back(whole: Balanced, outages: list[Outage]) -> None:
+    """Nothing is lost but what was begun before, and was under way when the address moved."""
     holder, other = whole.holder(), whole.other()
     for there in (other, holder):
-        with asking(whole.laboratory, CHECK) as play:
+        with (
+            capturing(whole.laboratory.inside, "switch", f"arp src host {VIP}") as announced,
+            asking(whole.laboratory, CHECK) as play,
+        ):
             play.wait_until_served()
+            begun = now()
             assert f"{there.name} holds {VIP}\n" in whole.do("failover")
             assert whole.holder() is there
             play.wait_until_served()
-        assert len(play.lost()) <= 1, "whose connection was open when the address moved"
-
-
-def test_removal_leaves_nothing(whole: Balanced) -> None:
-    whole.do("remove")
-    # The service that heals the copies is the store's.
-    files = "find /etc /usr/local -name '*access-limiter*' ! -name 'access-limiter-heal*'"
-    rests = f"ip address show to {VIP}; {files}"
-    said = [it.do("sh", "-ec", rests) for it in whole.directors]
-    said += [it.do("sh", "-ec", rests) for it in whole.servers]
-    running = [
-        director.run("systemctl", "is-active", "keepalived").status for director in whole.directors
-    ]
-    whole.do("install")
-    assert not "".join(said)
-    assert all(running)
+        moved = min(packet.time for packet in announced if packet.source_mac == there.mac)
+        assert begun < moved
+        assert not play.lost(moved)
+        assert not [it for it in play.lost() if it.ended < begun]

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -53,55 +55,117 @@ def _refusal(made: Laboratory, *arguments: str) -> str:
     return done.output
 
 
-def test_cluster_comes_into_being_once() -> None:
-    """A dry run says what will be done, the first run does it, the second finds nothing to do."""
+@dataclass
+class Cluster:
+    """What a dry run said, and the first run."""
+
+    made: Laboratory
+    planned: str
+    done: str
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A dry run that changes nothing, and then a cluster."""
     with laboratory() as made:
         made.write_inventory("3")
         written = _written(made)
         planned = _deploy(made, "install", "--dry-run")
-        assert "Nothing changed: this was a dry run.\n" in planned
         assert _written(made) == written
-        done = _deploy(made, "install")
-        assert steps(done) == steps(planned)
-        assert f"LIMITER_ROOT is {STORE}" in done
-        for machine in made.machines:
-            assert f"{machine.name}: a file made here is seen everywhere" in done
-            assert machine.do("stat", "-c", "%U %a", STORE) == f"{USER} 700\n"
-            assert machine.do("findmnt", "-rno", "SOURCE", MOUNT) == f"{machine.name}:/{VOLUME}\n"
-            assert machine.path("/etc/fstab").read_text().count("defaults,_netdev,backup-volfile") == 1
-            hosts = machine.path("/etc/hosts").read_text()
-            assert [f"{it.address} {it.name}" in hosts for it in made.machines] == [True] * 3
-        info = made.machines[2].gluster("volume", "info", VOLUME)
-        assert "Number of Bricks: 1 x 3 = 3\n" in info
-        assert "network.ping-timeout: 3\n" in info
-        assert "cluster.quorum-type: auto\n" in info
-        assert "cluster.self-heal-daemon: off\n" in info
-        assert [it.run("systemctl", "is-active", HEALER).status for it in made.machines] == [0, 1, 1]
-        written = _written(made)
-        again = _deploy(made, "install")
-        assert "Nothing changed: all is in order.\n" in again
-        assert steps(again) == []
-        assert _written(made) == written
-        assert made.machines[0].gluster("volume", "info", VOLUME) == info.replace("\r", "")
-        assert _deploy(made, "status").endswith("All is in order.\n")
-        assert "removed by web1" in _deploy(made, "test")
-        changed = made.machines[0].do("stat", "-c", "%y", MOUNT)
-        planned = _deploy(made, "test", "--dry-run")
-        assert [step.partition(f" {MOUNT}/.replication-test-")[0] for step in steps(planned)] == [
-            f"{name}: + {what}"
-            for maker, remover in (("web1", "web2"), ("web2", "web3"), ("web3", "web1"))
-            for name, what in ((maker, "touch"), (remover, "rm"))
-        ]
-        assert planned.endswith("Nothing changed: this was a dry run.\n")
-        assert made.machines[0].do("stat", "-c", "%y", MOUNT) == changed
+        yield Cluster(made, planned, _deploy(made, "install"))
 
-        made.machines[0].do("systemctl", "stop", HEALER)
-        assert f"web1: {HEALER} does not run" in _refusal(made, "status")
-        assert steps(_deploy(made, "install")) == [f"web1: + systemctl enable --now {HEALER}"]
-        made.machines.reverse()
-        made.write_inventory("3")
-        assert f"web1: + systemctl disable --now {HEALER}" in steps(_deploy(made, "install"))
-        assert [it.run("systemctl", "is-active", HEALER).status for it in made.machines] == [0, 1, 1]
+
+def test_cluster_comes_into_being_once(cluster: Cluster) -> None:
+    """A dry run says what will be done, the first run does it, the second finds nothing to do."""
+    made, planned, done = cluster.made, cluster.planned, cluster.done
+    assert "Nothing changed: this was a dry run.\n" in planned
+    assert steps(done) == steps(planned)
+    assert f"LIMITER_ROOT is {STORE}" in done
+    for machine in made.machines:
+        assert f"{machine.name}: a file made here is seen everywhere" in done
+        assert machine.do("stat", "-c", "%U %a", STORE) == f"{USER} 700\n"
+        assert machine.do("findmnt", "-rno", "SOURCE", MOUNT) == f"{machine.name}:/{VOLUME}\n"
+        assert machine.path("/etc/fstab").read_text().count("defaults,_netdev,backup-volfile") == 1
+        hosts = machine.path("/etc/hosts").read_text()
+        assert [f"{it.address} {it.name}" in hosts for it in made.machines] == [True] * 3
+    info = made.machines[2].gluster("volume", "info", VOLUME)
+    assert "Number of Bricks: 1 x 3 = 3\n" in info
+    assert "network.ping-timeout: 3\n" in info
+    assert "cluster.quorum-type: auto\n" in info
+    assert "cluster.self-heal-daemon: off\n" in info
+    assert [it.run("systemctl", "is-active", HEALER).status for it in made.machines] == [0, 1, 1]
+    written = _written(made)
+    again = _deploy(made, "install")
+    assert "Nothing changed: all is in order.\n" in again
+    assert steps(again) == []
+    assert _written(made) == written
+    assert made.machines[0].gluster("volume", "info", VOLUME) == info.replace("\r", "")
+    assert _deploy(made, "status").endswith("All is in order.\n")
+    assert "removed by web1" in _deploy(made, "test")
+    changed = made.machines[0].do("stat", "-c", "%y", MOUNT)
+    planned = _deploy(made, "test", "--dry-run")
+    assert [step.partition(f" {MOUNT}/.replication-test-")[0] for step in steps(planned)] == [
+        f"{name}: + {what}"
+        for maker, remover in (("web1", "web2"), ("web2", "web3"), ("web3", "web1"))
+        for name, what in ((maker, "touch"), (remover, "rm"))
+    ]
+    assert planned.endswith("Nothing changed: this was a dry run.\n")
+    assert made.machines[0].do("stat", "-c", "%y", MOUNT) == changed
+
+
+def test_healer_runs_on_the_first_machine_of_the_inventory(cluster: Cluster) -> None:
+    made = cluster.made
+    made.machines[0].do("systemctl", "stop", HEALER)
+    assert f"web1: {HEALER} does not run" in _refusal(made, "status")
+    assert steps(_deploy(made, "install")) == [f"web1: + systemctl enable --now {HEALER}"]
+    made.machines.reverse()
+    made.write_inventory("3")
+    assert f"web1: + systemctl disable --now {HEALER}" in steps(_deploy(made, "install"))
+    assert [it.run("systemctl", "is-active", HEALER).status for it in made.machines] == [0, 1, 1]
+
+
+def test_a_machine_joins_and_another_takes_the_place_of_a_lost_one(cluster: Cluster) -> None:
+    """The store stays what it was, on every machine; the copy on the new one becomes whole."""
+    made = cluster.made
+    first = made.machines[0]
+    made.write_inventory("3", weight=f"{first.name} 2")
+    directory = "acme/10-per-1s"
+    first.do("mkdir", "-p", f"{STORE}/{directory}")
+    first.do("touch", *[f"{STORE}/{directory}/0000000000.000000-{slot}" for slot in range(10)])
+    slots = sorted(os.listdir(first.path(f"{STORE}/{directory}")))
+    client, new = made.add_machine(), made.add_machine()
+    joined = _deploy(made, "add-node", client.name, client.address)
+    assert f"{client.name}: a file made here is seen everywhere, and removed by {first.name}" in joined
+    assert sorted(os.listdir(client.path(f"{STORE}/{directory}"))) == slots
+    assert not client.path(BRICK).exists()
+    assert "Nothing changed" in _deploy(made, "add-node", client.name, client.address)
+    assert "Nothing changed" in _deploy(made, "install")
+
+    first.end()
+    assert _refusal(made, "status")
+    plan = _deploy(made, "replace-node", first.name, new.name, new.address, "--dry-run")
+    done = _deploy(made, "replace-node", first.name, new.name, new.address)
+    assert steps(plan) == steps(done)
+    wait_for(lambda: made.deploy("status").status == 0, "the new machine's copy is whole", 300)
+    copy = new.path(f"{BRICK}/brick/store/{directory}")
+    assert sorted(os.listdir(copy)) == slots
+    for machine in (*made.machines[1:3], client, new):
+        assert sorted(os.listdir(machine.path(f"{STORE}/{directory}"))) == slots
+    assert first.name not in made.machines[1].gluster("volume", "info", VOLUME)
+    assert new.run("systemctl", "is-active", HEALER).status == 0
+    assert f"\nweight={new.name} 2\n" in made.path(f"{DISK}/cluster.conf").read_text()
+    assert "Nothing changed" in _deploy(made, "install")
+
+    emptied = made.machines[2]
+    itself = ("replace-node", emptied.name, emptied.name, emptied.address)
+    assert f"{BRICK} is not empty: it is left alone" in _refusal(made, *itself)
+    emptied.kill_brick()
+    emptied.do("rm", "-r", BRICK)
+    assert f"the copy in {BRICK} is gone" in _refusal(made, "install")
+    assert steps(_deploy(made, *itself, "--dry-run")) == steps(_deploy(made, *itself))
+    wait_for(lambda: made.deploy("status").status == 0, "the copy is whole again", 300)
+    assert sorted(os.listdir(emptied.path(f"{BRICK}/brick/store/{directory}"))) == slots
+    assert "Nothing changed" in _deploy(made, "install")
 
 
 def test_what_it_did_not_make_is_left_alone() -> None:
@@ -128,53 +192,6 @@ def test_what_it_did_not_make_is_left_alone() -> None:
         assert _written(made) == written
 
 
-def test_a_machine_joins_and_another_takes_the_place_of_a_lost_one() -> None:
-    """The store stays what it was, on every machine; the copy on the new one becomes whole."""
-    with laboratory() as made:
-        made.write_inventory("3", weight="web1 2")
-        _deploy(made, "install")
-        directory = "acme/10-per-1s"
-        made.machines[0].do("mkdir", "-p", f"{STORE}/{directory}")
-        made.machines[0].do(
-            "touch", *[f"{STORE}/{directory}/0000000000.000000-{slot}" for slot in range(10)]
-        )
-        slots = sorted(os.listdir(made.machines[0].path(f"{STORE}/{directory}")))
-        client, new = made.add_machine(), made.add_machine()
-        joined = _deploy(made, "add-node", client.name, client.address)
-        assert f"{client.name}: a file made here is seen everywhere, and removed by web1" in joined
-        assert sorted(os.listdir(client.path(f"{STORE}/{directory}"))) == slots
-        assert not client.path(BRICK).exists()
-        assert "Nothing changed" in _deploy(made, "add-node", client.name, client.address)
-        assert "Nothing changed" in _deploy(made, "install")
-
-        lost = made.machines[0]
-        lost.end()
-        assert _refusal(made, "status")
-        plan = _deploy(made, "replace-node", lost.name, new.name, new.address, "--dry-run")
-        done = _deploy(made, "replace-node", lost.name, new.name, new.address)
-        assert steps(plan) == steps(done)
-        wait_for(lambda: made.deploy("status").status == 0, "the new machine's copy is whole", 60)
-        copy = new.path(f"{BRICK}/brick/store/{directory}")
-        assert sorted(os.listdir(copy)) == slots
-        for machine in (*made.machines[1:3], client, new):
-            assert sorted(os.listdir(machine.path(f"{STORE}/{directory}"))) == slots
-        assert lost.name not in made.machines[1].gluster("volume", "info", VOLUME)
-        assert new.run("systemctl", "is-active", HEALER).status == 0
-        assert f"\nweight={new.name} 2\n" in made.path(f"{DISK}/cluster.conf").read_text()
-        assert "Nothing changed" in _deploy(made, "install")
-
-        emptied = made.machines[2]
-        itself = ("replace-node", emptied.name, emptied.name, emptied.address)
-        assert f"{BRICK} is not empty: it is left alone" in _refusal(made, *itself)
-        emptied.kill_brick()
-        emptied.do("rm", "-r", BRICK)
-        assert f"the copy in {BRICK} is gone" in _refusal(made, "install")
-        assert steps(_deploy(made, *itself, "--dry-run")) == steps(_deploy(made, *itself))
-        wait_for(lambda: made.deploy("status").status == 0, "the copy is whole again", 60)
-        assert sorted(os.listdir(emptied.path(f"{BRICK}/brick/store/{directory}"))) == slots
-        assert "Nothing changed" in _deploy(made, "install")
-
-
 def test_nothing_is_left_of_a_laboratory_whose_owner_is_killed(tmp_path: Path) -> None:
     """No process in its namespaces, and so no mount and no network either."""
     script = (
@@ -195,7 +212,7 @@ def test_nothing_is_left_of_a_laboratory_whose_owner_is_killed(tmp_path: Path) -
     assert owner.returncode == -signal.SIGKILL
     spaces = set(owner.stdout.split())
     assert len(spaces) == 4
-    wait_for(lambda: not spaces & _mount_namespaces(), "everything in it has ended", 10)
+    wait_for(lambda: not spaces & _mount_namespaces(), "everything in it has ended")
 
 
 def _mount_namespaces() -> set[str]:

@@ -2,7 +2,8 @@
 
 The API is moto's, with its certificate in place of Amazon's.  In front of it stands what moto does not do:
 credentials and policy are enforced, an address is on one interface only, an Elastic IP is at an address; and
-faults are put in, where a test asks for them.  Of the metadata service, only version 2 (IMDSv2) answers.
+faults are put in, where a test asks for them: an answer may be held back.  Of the metadata service, only
+version 2 (IMDSv2) answers.
 
 Runs as a process of its own, which ends when its standard input does.  On that it takes one request a line,
 ``[method, {argument: value}]`` in JSON, and answers each with one line on standard output.
@@ -16,7 +17,6 @@ import json
 import secrets
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -68,6 +68,7 @@ class Cloud:
         self._faults: list[list[Any]] = []
         self._calls: list[list[str]] = []
         self._says_no = False
+        self._held = threading.Event()
         self._lock = threading.Lock()
         self._moto = DomainDispatcherApplication(create_backend_app)
 
@@ -147,15 +148,17 @@ class Cloud:
         """Attach this policy to the role."""
         self._policy = policy["Statement"]
 
-    def fail(self, call: str, kind: str, times: int = 1, seconds: float = 0) -> None:
-        """Let the next calls of it fail: ``error``, ``throttle`` or ``slow``, so many seconds late."""
+    def fail(self, call: str, kind: str, times: int = 1) -> None:
+        """Let the next calls of it fail: ``error``, ``throttle`` or ``hold``, until faults are forgotten."""
         with self._lock:
-            self._faults.append([call, kind, times, seconds])
+            self._faults.append([call, kind, times])
 
     def forget_faults(self) -> None:
-        """Let no further call fail."""
+        """Let no further call fail; what was held back is answered."""
         with self._lock:
             self._faults.clear()
+            self._held.set()
+            self._held = threading.Event()
 
     def hide_metadata(self, hidden: bool) -> None:
         """Answer 500 to all that ask for metadata."""
@@ -209,12 +212,13 @@ class Cloud:
             fault[2] -= 1
             if not fault[2]:
                 self._faults.remove(fault)
-        _, kind, _, seconds = fault
+            held = self._held
+        kind = fault[1]
         if kind == "error":
             return _error("500 Internal Server Error", "InternalError", "An internal error has occurred")
         if kind == "throttle":
             return _error("503 Service Unavailable", "RequestLimitExceeded", "Request limit exceeded.")
-        time.sleep(seconds)
+        held.wait()
         return None
 
     def _knows(self, environ: dict[str, Any], caller: str) -> bool:

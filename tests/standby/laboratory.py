@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,7 @@ _CLOUD = "10.77.0.254"
 _HOST = "ec2.eu-central-1.amazonaws.com"
 _METADATA = "169.254.169.254"
 _DEPLOY = REPOSITORY / "deploy/standby/standby"
+_DEADLINE = 300
 _STORE = "/var/lib/access-limiter-laboratory"
 _TOOLS = {
     "keepalived": "keepalived",
@@ -50,6 +52,36 @@ _TOOLS = {
 }
 _PATH = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+# Each machine has a processor of its own, so to speak, for what serves and what watches: neither has to wait for
+# what the other machines' processes do.  The AWS CLI, which works long, has none, and no time-out that a busy
+# machine could exceed, unless a test asks for one.
+_OWN_PROCESSOR = "chrt --fifo 1"
+_IMPATIENT = f"{DISK}/impatient"
+_WRAPPERS = {
+    "aws": f"""seconds=60
+! rm {_IMPATIENT} 2>/dev/null || seconds=1
+for word; do
+  case $last in --cli-*-timeout) word=$seconds ;; esac
+  shift
+  set -- "$@" "$word"
+  last=$word
+done
+PATH={_PATH}
+exec chrt --other 0 aws "$@"
+""",
+    "timeout": """shift 3  # -k 1 SECONDS
+exec /usr/bin/timeout -k 1 300 "$@"
+""",
+    "curl": """for word; do
+  test "$last" != --max-time || word=60
+  shift
+  set -- "$@" "$word"
+  last=$word
+done
+exec /usr/bin/curl "$@"
+""",
+}
+
 # As much of it as the script asks for.  What is enabled is started when the machine starts.
 _SYSTEMCTL = f"""#!/bin/sh
 runs() {{
@@ -58,7 +90,7 @@ runs() {{
 start() {{
   runs && return
   rm -f /run/keepalived.pid
-  setsid keepalived --dont-fork --log-console </dev/null >>/var/log/keepalived 2>&1 &
+  setsid {_OWN_PROCESSOR} keepalived --dont-fork --log-console </dev/null >>/var/log/keepalived 2>&1 &
   until runs; do sleep 0.05; done
 }}
 stop() {{
@@ -85,7 +117,7 @@ mkdir -p "$upper" "$upper.work"
 mount -t overlay overlay -o "lowerdir=/usr/libexec,upperdir=$upper,workdir=$upper.work" /usr/libexec
 grep -q {_HOST} /etc/hosts || echo {_CLOUD} {_HOST} >>/etc/hosts
 install -d -o www-data {_STORE}
-apache2 -f {DISK}/$3/httpd.conf -k start
+{_OWN_PROCESSOR} apache2 -f {DISK}/$3/httpd.conf -k start
 test ! -e /etc/enabled-keepalived || systemctl start keepalived
 """
 _APACHE = """\
@@ -132,9 +164,14 @@ class Instance(Machine):
         """Whether it has the address, as far as it knows."""
         return f" {VIP}/" in self.do("ip", "-o", "-4", "address", "show", "dev", "eth0")
 
-    def start_takeover(self, *options: str) -> subprocess.Popen[str]:
-        """Begin to take over, by hand."""
-        shutil.copy(REPOSITORY / "deploy/standby/takeover", self.path(f"{DISK}/bin/takeover"))
+    def start_takeover(self, *options: str, soon: bool = False) -> subprocess.Popen[str]:
+        """Begin to take over, by hand; to look again ``soon``."""
+        text = (REPOSITORY / "deploy/standby/takeover").read_text()
+        if soon:
+            text = re.sub("^(LATE|WATCH)=.*", r"\1=1", text, flags=re.MULTILINE)
+        program = self.path(f"{DISK}/bin/takeover")
+        program.write_text(text)
+        program.chmod(0o755)
         process = subprocess.Popen(
             self.command(f"{DISK}/bin/takeover", *options, VIP, ELASTIC_IP, "eth0"),
             stdin=subprocess.DEVNULL,
@@ -146,9 +183,26 @@ class Instance(Machine):
         self._takeovers.append(process)
         return process
 
-    def takes_over(self, *options: str) -> Done:
+    def takes_over(self, *options: str, soon: bool = False) -> Done:
         """Take over by hand, whatever that exits with."""
-        return finish(self.start_takeover(*options))
+        return finish(self.start_takeover(*options, soon=soon))
+
+    def be_impatient(self) -> None:
+        """Wait but a second for the next answer from Amazon."""
+        self.path(_IMPATIENT).touch()
+
+    def logged(self, text: str) -> int:
+        """How often its keepalived has logged that."""
+        return self.path("/var/log/keepalived").read_text().count(text)
+
+    def heard(self) -> int:
+        """How many advertisements of the other one its keepalived has got."""
+        self.do("sh", "-c", "rm -f /tmp/keepalived.stats; kill -USR2 $(cat /run/keepalived.pid)")
+        file = self.path("/tmp/keepalived.stats")
+        wait_for(lambda: file.exists() and "Received" in file.read_text(), "keepalived tells")
+        found = re.search(r"Advertisements:\s+Received: (\d+)", file.read_text())
+        assert found is not None
+        return int(found[1])
 
     def end_takeovers(self) -> None:
         """End those that were begun by hand, with their second look; a call on its way is let come to its end."""
@@ -226,6 +280,9 @@ class Vpc(Laboratory):
     def _write_tools(self) -> None:
         tools = self.path(f"{DISK}/bin")
         (tools / "systemctl").write_text(_SYSTEMCTL)
+        for name, text in _WRAPPERS.items():
+            (tools / name).write_text(f"#!/bin/sh\n{text}")
+            (tools / name).chmod(0o755)
         enter = (tools / "enter").read_text()
         exported = f"export PATH={DISK}/bin:{_PATH} AWS_CA_BUNDLE={DISK}/certificate TMPDIR=/tmp\n"
         (tools / "enter").write_text(
@@ -279,13 +336,14 @@ class Vpc(Laboratory):
 
     def deploy(self, command: str, *arguments: str) -> Done:
         """Run the deploy script with this inventory, whatever it exits with."""
-        return self.run(_DEPLOY, command, *arguments, "--inventory", f"{DISK}/cluster.conf")
+        inventory = ("--inventory", f"{DISK}/cluster.conf")
+        return self.run(_DEPLOY, command, *arguments, *inventory, seconds=_DEADLINE)
 
     def served_by(self) -> str:
         """The name of the machine that answers a client at the address; empty if nobody does."""
         url = f"http://{VIP}/cgi-bin/check.py?app_id=acme"
         # Nobody there is soon known; somebody there may take his time, when there is much to do beside.
-        limits = ("--connect-timeout", "0.5", "--max-time", "5")
+        limits = ("--connect-timeout", "1", "--max-time", "60")
         wanted = ("-w", "%header{served-by}")
         return self.run("curl", "-s", "-o", "/dev/null", *limits, *wanted, url).output
 

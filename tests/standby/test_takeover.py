@@ -97,7 +97,8 @@ def test_who_is_not_the_master_calls_nobody(pair: Vpc, master: Instance) -> None
 
 
 def test_failing_calls_are_logged_and_tried_again(pair: Vpc, master: Instance) -> None:
-    pair.ask("fail", call=DESCRIBE, kind="slow", seconds=6)
+    pair.ask("fail", call=DESCRIBE, kind="hold")
+    master.be_impatient()
     pair.ask("fail", call=ASSIGN, kind="throttle")
     pair.ask("fail", call=ASSOCIATE, kind="error")
     done = master.takes_over()
@@ -160,10 +161,11 @@ def actions(statement: dict[str, Any]) -> list[str]:
 
 
 def test_who_loses_in_between_takes_nothing_more(pair: Vpc, master: Instance) -> None:
-    pair.ask("fail", call=ASSIGN, kind="slow", seconds=3)
+    pair.ask("fail", call=ASSIGN, kind="hold")
     process = master.start_takeover()
     wait_for(lambda: [master.address, ASSIGN] in pair.ask("calls"), "the call")
     lose(master)
+    pair.ask("forget_faults")
     done = finish(process)
     assert done.status == 1, done.output
     assert "not the master (any more)" in done.output
@@ -172,7 +174,7 @@ def test_who_loses_in_between_takes_nothing_more(pair: Vpc, master: Instance) ->
 
 def test_call_of_the_loser_that_comes_late_is_undone(pair: Vpc, master: Instance) -> None:
     """It was on its way when the winner looked, and found all in order."""
-    done = master.takes_over()
+    done = master.takes_over(soon=True)
     assert done.status == 0, done.output
     other = pair.instances[1]
     pair.ask("put_elastic_ip", eni=other.eni, address=VIP)
