@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.laboratory import wait_for
 from tests.places import REPOSITORY
 
 Change = tuple[str, str]
@@ -118,6 +119,25 @@ def keepalived(file: Path) -> tuple[int, str]:
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+_HEARD = """
+rm -f /tmp/keepalived.stats
+kill -USR2 "$(cat /run/keepalived.pid)"
+until grep -qs Received: /tmp/keepalived.stats; do sleep 0.05; done
+sed -n 's/.*Received: //p;T;q' /tmp/keepalived.stats
+"""
+_SILENCE = 5
+
+
+def wait_for_silence(do: Callable[..., str], holds: Callable[[], bool]) -> None:
+    """Return when keepalived would have taken the address from one of lower priority, or has: ``holds``.
+
+    That is after three intervals of the other one's advertisements, and a little more.  So these are counted, which
+    come as that one's clock goes.  ``do`` runs a command on the machine.
+    """
+    end = int(do("sh", "-ec", _HEARD)) + _SILENCE
+    wait_for(lambda: holds() or int(do("sh", "-ec", _HEARD)) >= end, "the other one is heard")
 
 
 def write_rocky(

@@ -13,6 +13,7 @@ from tests.balancer.capture import capturing
 from tests.balancer.laboratory import CLIENT, VIP, Balanced, Director, kill_apache, start_apache
 from tests.balancer.play import PATIENCE, Outage, Play, asking, measure, now
 from tests.cluster.laboratory import MOUNT, Machine, wait_for
+from tests.deploying import wait_for_silence
 
 pytestmark = pytest.mark.one_python
 
@@ -221,7 +222,7 @@ def loss(whole: Balanced, outages: list[Outage]) -> Loss:
             gone = now()
             play.wait_until_served()
             after = whole.holder()
-    holder.do("systemctl", "is-active", "keepalived")
+        wait_for_silence(holder.do, lambda: holder in whole.holders())
     outages.append(measure("the director that has the address", play, time))
     return Loss(play, gone, holder, after, whole.holder())
 

@@ -200,8 +200,8 @@ class Machine:
         """SIGKILL of everything in it, and no farewell to anyone on the network."""
         self.unplug()
         self.end()
-        # The kernel does so too, but in its own time.
-        self._laboratory.do("ip", "link", "delete", f"port{self._number}")
+        # The kernel does so too, but in its own time: it may have done so by now.
+        self._laboratory.run("ip", "link", "delete", f"port{self._number}")
 
     def end(self) -> None:
         """Be done with it, in whatever state it is."""

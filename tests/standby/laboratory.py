@@ -195,15 +195,6 @@ class Instance(Machine):
         """How often its keepalived has logged that."""
         return self.path("/var/log/keepalived").read_text().count(text)
 
-    def heard(self) -> int:
-        """How many advertisements of the other one its keepalived has got."""
-        self.do("sh", "-c", "rm -f /tmp/keepalived.stats; kill -USR2 $(cat /run/keepalived.pid)")
-        file = self.path("/tmp/keepalived.stats")
-        wait_for(lambda: file.exists() and "Received" in file.read_text(), "keepalived tells")
-        found = re.search(r"Advertisements:\s+Received: (\d+)", file.read_text())
-        assert found is not None
-        return int(found[1])
-
     def end_takeovers(self) -> None:
         """End those that were begun by hand, with their second look; a call on its way is let come to its end."""
         while self._takeovers:
