@@ -30,7 +30,7 @@ from tests.places import PYTHON
 pytestmark = pytest.mark.one_python
 
 LATENCY_MOST = 1.15
-NEW = 1000
+NEW = 250
 FURNISHED = f"{MOUNT}/furnished"
 """A store of its own: so many applications would slow down whatever else looks at a whole store."""
 

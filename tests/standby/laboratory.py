@@ -56,6 +56,8 @@ _PATH = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # what the other machines' processes do.  The AWS CLI, which works long, has none, and no time-out that a busy
 # machine could exceed, unless a test asks for one.
 _OWN_PROCESSOR = "chrt --fifo 1"
+_AWS = f"/usr/bin/python3 -I {DISK}/aws.py"
+"""The AWS CLI, by Debian's Python, which has it."""
 _IMPATIENT = f"{DISK}/impatient"
 _WRAPPERS = {
     "aws": f"""seconds=60
@@ -66,8 +68,7 @@ for word; do
   set -- "$@" "$word"
   last=$word
 done
-PATH={_PATH}
-exec chrt --other 0 aws "$@"
+exec {_AWS} call "$@"
 """,
     "timeout": """shift 3  # -k 1 SECONDS
 exec /usr/bin/timeout -k 1 300 "$@"
@@ -118,6 +119,7 @@ mount -t overlay overlay -o "lowerdir=/usr/libexec,upperdir=$upper,workdir=$uppe
 grep -q {_HOST} /etc/hosts || echo {_CLOUD} {_HOST} >>/etc/hosts
 install -d -o www-data {_STORE}
 {_OWN_PROCESSOR} apache2 -f {DISK}/$3/httpd.conf -k start
+{_AWS} serve
 test ! -e /etc/enabled-keepalived || systemctl start keepalived
 """
 _APACHE = """\
@@ -223,7 +225,7 @@ def _end_but_for_calls(session: int) -> bool:
     for member in members:
         with suppress(FileNotFoundError, ProcessLookupError):
             words = Path(f"/proc/{member}/cmdline").read_bytes().split(b"\0")
-            if b"aws" not in [word.rpartition(b"/")[2] for word in words]:
+            if b"aws.py" not in [word.rpartition(b"/")[2] for word in words]:
                 os.kill(member, signal.SIGKILL)
     return not members
 
@@ -269,6 +271,7 @@ class Vpc(Laboratory):
             self.instances[-1].start()
 
     def _write_tools(self) -> None:
+        shutil.copy(Path(__file__).with_name("aws.py"), self.path(DISK))
         tools = self.path(f"{DISK}/bin")
         (tools / "systemctl").write_text(_SYSTEMCTL)
         for name, text in _WRAPPERS.items():
