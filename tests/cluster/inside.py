@@ -1,10 +1,12 @@
 """What a test has done by a process on a machine: ``inside.py FUNCTION COPY ROOT ARGUMENT...``."""
 
+import errno
 import os
 import posix
 import select
 import statistics
 import sys
+import threading
 from time import perf_counter, process_time
 
 sys.path.insert(0, sys.argv[2])
@@ -51,6 +53,48 @@ def _decide(store: Store, limits: "tuple[Limit, ...]", app: str) -> Decision:
 
     decision, _ = deadline.watch(_SECONDS, late, hit, store, limits, app, 1, clock)  # type: ignore[arg-type]
     return decision
+
+
+def list_at_once(root: str, threads: str) -> None:
+    """Hit an application that is denied, by each of so many threads, without a pause, until standard input ends.
+
+    Print a line when each thread was denied; then the errors that listings met, and those that hits ended with.
+    """
+    met: list[str] = []
+    ended: list[str] = []
+    limits, store, over = parse("1/day"), Store(root), threading.Event()
+    begun = threading.Barrier(int(threads) + 1)
+    listdir = posix.listdir
+
+    def meeting_listdir(path: str) -> "list[str]":
+        try:
+            return listdir(path)
+        except OSError as error:
+            met.append(errno.errorcode[error.errno or 0])
+            raise
+
+    def work(app: str) -> None:
+        while hit(store, limits, app, 1, clock)[0]:
+            pass
+        begun.wait()
+        while not over.is_set():
+            try:
+                assert not hit(store, limits, app, 1, clock)[0]
+            except StoreError as error:
+                ended.append(str(error))
+
+    workers = [threading.Thread(target=work, args=(f"full{it % 8}",)) for it in range(int(threads))]
+    for worker in workers:
+        worker.start()
+    begun.wait()
+    posix.listdir = meeting_listdir  # type: ignore[assignment]
+    print("begun", flush=True)
+    sys.stdin.read()
+    over.set()
+    for worker in workers:
+        worker.join()
+    print(*met)
+    print(*ended, sep="; ")
 
 
 def furnish(root: str, limit: str, apps: str) -> None:

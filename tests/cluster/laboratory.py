@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -352,6 +353,15 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = _DEADLIN
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
         time.sleep(0.2)
+
+
+def writes_to(machine: Machine, other: Machine) -> bool:
+    """Whether what a machine makes arrives at the other one's copy."""
+    probe = next(name for name in map(str, count()) if not machine.path(f"{STORE}/.{name}").exists())
+    machine.do("mkdir", f"{STORE}/.{probe}")
+    arrived = other.path(f"{BRICK}/brick/store/.{probe}").exists()
+    machine.do("rmdir", f"{STORE}/.{probe}")
+    return arrived
 
 
 def await_healed(laboratory: Laboratory) -> None:

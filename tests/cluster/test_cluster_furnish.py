@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from itertools import count
 
 import pytest
 
@@ -14,9 +13,9 @@ from tests.cluster.laboratory import (
     STORE,
     VOLUME,
     Laboratory,
-    Machine,
     await_healed,
     wait_for,
+    writes_to,
 )
 from tests.places import PYTHON
 
@@ -24,15 +23,6 @@ pytestmark = pytest.mark.one_python
 
 LIMIT = "2/hour"
 DIRECTORY = "returned/2-per-3600s"
-
-
-def _writes_to(machine: Machine, other: Machine) -> bool:
-    """Whether what this machine makes arrives at the other one's copy."""
-    probe = next(name for name in map(str, count()) if not machine.path(f"{STORE}/.{name}").exists())
-    machine.do("mkdir", f"{STORE}/.{probe}")
-    arrived = other.path(f"{BRICK}/brick/store/.{probe}").exists()
-    machine.do("rmdir", f"{STORE}/.{probe}")
-    return arrived
 
 
 def test_a_returned_copy_lets_no_second_furnisher_win(cluster3: Laboratory) -> None:
@@ -43,13 +33,13 @@ def test_a_returned_copy_lets_no_second_furnisher_win(cluster3: Laboratory) -> N
     first, second, lost = cluster3.machines
     inside = [PYTHON, "-I", INSIDE, "arrive", COPY, STORE, LIMIT, "returned"]
     lost.kill_brick()
-    wait_for(lambda: not _writes_to(first, lost), "the loss is noticed")
+    wait_for(lambda: not writes_to(first, lost), "the loss is noticed")
     assert first.do_as_user(*inside) == "True\n"
     listing = sorted(os.listdir(first.path(f"{STORE}/{DIRECTORY}")))
     taken = "1111111111.000000-0"
     first.do("mv", *[f"{STORE}/{DIRECTORY}/{name}" for name in (listing[0], taken)])
     first.gluster("volume", "start", VOLUME, "force")
-    wait_for(lambda: _writes_to(second, lost), "the brick's return")
+    wait_for(lambda: writes_to(second, lost), "the brick's return")
     assert not lost.path(f"{BRICK}/brick/store/returned").exists(), "healed already"
     assert second.do_as_user(*inside) == "False\n"
     await_healed(cluster3)

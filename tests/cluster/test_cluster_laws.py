@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,16 +13,22 @@ import pytest
 
 from limiter.limit import number_of, time_of
 from tests.cluster.laboratory import (
+    AS_USER,
     BRICK,
+    COPY,
+    INSIDE,
     STORE,
     VOLUME,
     Laboratory,
     Machine,
     await_healed,
     wait_for,
+    writes_to,
 )
 from tests.cluster.play import Play, Request, playing
+from tests.faults import PASSING
 from tests.history import judge_l1, judge_s1, only
+from tests.places import PYTHON
 
 pytestmark = pytest.mark.one_python
 
@@ -29,6 +37,9 @@ UNDISTURBED = 10  # seconds
 AFTER = 2
 ANSWERS = 10
 """So many of either status are waited for on each machine that goes on."""
+LOSSES = 10
+THREADS = 32
+"""On each machine: it is what is under way when a brick dies that fails."""
 
 
 def _judge(play: Play, limit: str = LIMIT) -> None:
@@ -215,3 +226,37 @@ def test_c1_holds_with_clocks_two_seconds_apart(cluster3: Laboratory) -> None:
     for first, beyond in zip(true, true[limit.quota :]):
         assert beyond - first >= limit.window - apart
     assert {"200", "429"} == play.statuses()
+
+
+def test_f1_listings_under_way_when_a_brick_dies_are_made_again(kinds: list[Laboratory]) -> None:
+    """GlusterFS lets some of them fail, though it has other bricks to ask; no hit does."""
+    passing = {errno.errorcode[number] for number in PASSING}
+
+    def play(cluster: Laboratory) -> None:
+        # Not each time are there such, and the fewer, the busier the machine.
+        assert any(passing & _faults_of_a_dying_brick(cluster) for _ in range(LOSSES))
+
+    _on_each(kinds, play)
+
+
+def _faults_of_a_dying_brick(cluster: Laboratory) -> set[str]:
+    """The errors that listings meet when one dies while many are under way, and of which nobody hears."""
+    command = [*AS_USER, PYTHON, "-I", INSIDE, "list_at_once", COPY, STORE, str(THREADS)]
+    pipe = subprocess.PIPE
+    processes = [
+        subprocess.Popen(machine.command(*command), stdin=pipe, stdout=pipe, text=True)
+        for machine in cluster.machines
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+    lost = cluster.machines[1]
+    lost.kill_brick()
+    wait_for(lambda: not _is_whole(cluster), "the loss is noticed")
+    told = [process.communicate()[0].splitlines() for process in processes]
+    print(*[met for met, _ in told], sep="; ")
+    assert [ended for _, ended in told] == [""] * len(processes)
+    lost.gluster("volume", "start", VOLUME, "force")
+    wait_for(lambda: all(writes_to(it, lost) for it in cluster.machines), "the brick's return")
+    await_healed(cluster)
+    return {fault for met, _ in told for fault in met.split()}
