@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -IS
-# Answers one hit: 200, 401, 429 or 500.  This text is compiled at every request: keep it short.
+# Answers one hit: 200, 401, 429 or 500.  This file is compiled at every request: keep it short.
 import sys
 
 here = __file__.rpartition("/")[0] + "/"

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What the scripts that set up a cluster have in common: options, inventory, machines, and ways to change a
-# machine that leave alone what is in order.  Each of them sources this file, defines
+# Shared by the scripts that set up a cluster: options, inventory, and functions that reach a machine and
+# change only what is not in order.  Each script sources this file, defines
 #   COMMANDS  its commands, each with the number of its arguments: (render:0 add-node:2)
 #   SENT      the names of its own variables that its functions need on other machines
 #   PATIENCE  seconds that comes_true and wait_for wait
-#   usage     what --help says
+#   usage     a function that prints the text of --help
 # and then calls read_options and read_inventory.
 # Checked with: shellcheck cluster.bash && shfmt -d -i 2 -ci cluster.bash
 # shellcheck disable=SC2154 # read_inventory assigns the inventory's names
@@ -16,8 +16,8 @@ program=${0##*/}
 DEPLOY=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 readonly DEPLOY
 
-# The inventory's names for a value, and for a machine, which is there several times.  Each is a variable of
-# that name; a machine's is an array of names.
+# The names in the inventory.  Each KEY has one value, and becomes a variable of that name.  A ROLE may
+# occur several times, with a machine each; it becomes an array of machine names.
 readonly KEYS=(
   remote
   replica volume brick mount store user
@@ -54,7 +54,7 @@ run() {
   [[ $dry_run ]] || "$@" || fail "the last command failed: correct the cause and run this again"
 }
 
-# comes_true COMMAND...: whether it succeeds within PATIENCE seconds
+# comes_true COMMAND...: try it until it succeeds; fail after PATIENCE seconds
 comes_true() {
   local end=$((SECONDS + PATIENCE))
   [[ ! $dry_run ]] || return 0
@@ -64,7 +64,7 @@ comes_true() {
   done
 }
 
-# wait_for COMMAND...: which must succeed within that time
+# wait_for COMMAND...: like comes_true, but end the script on failure
 wait_for() {
   comes_true "$@" || fail "not within $PATIENCE s: $*"
 }
@@ -96,7 +96,7 @@ read_options() {
   [[ " ${COMMANDS[*]} " == *" $command:${#arguments[@]} "* ]] || misuse "no such command: ${words[*]}"
 }
 
-# mistake TEXT: in the inventory's present line
+# mistake TEXT: end the script with an error that names the current line of the inventory
 mistake() {
   fail "$inventory, line $number: $*"
 }
@@ -118,7 +118,7 @@ is_number() {
   [[ $1 =~ ^(0|[1-9][0-9]{0,8})$ ]] && (($1 >= $2 && $1 <= $3))
 }
 
-# is_one_of WORD WORD...: whether the first is one of the others
+# is_one_of WORD WORD...: whether the first word is among the others
 is_one_of() {
   local word
   for word in "${@:2}"; do
@@ -136,7 +136,7 @@ name_machine() {
   addresses[$1]=$2
 }
 
-# add_machine ROLE NAME ADDRESS: a machine does one thing, and may besides be one of the hot-standby pair
+# add_machine ROLE NAME ADDRESS: a machine has one role; it may also be one of the hot-standby pair
 add_machine() {
   local -n those=$1
   local -a others=(${storage[@]+"${storage[@]}"} ${client[@]+"${client[@]}"} ${director[@]+"${director[@]}"})
@@ -154,8 +154,8 @@ add_weight() {
   weights[$1]=$2
 }
 
-# One function for each section of cluster.conf.example.  It refuses a $value that cannot be that $key's, and
-# fails if it does not know the $key.
+# One function for each section of cluster.conf.example.  It fails if $key is not in its section.  It
+# ends the script if $value is not valid for $key.
 
 check_machines_section() {
   [[ $key == remote ]]
@@ -228,7 +228,7 @@ read_inventory() {
   remote=${remote:-ssh -o BatchMode=yes root@%a}
 }
 
-# need KEY...: these must be in the inventory
+# need KEY...: end the script if one of them is not in the inventory
 need() {
   local key
   for key; do
@@ -242,7 +242,7 @@ web_servers() {
 
 # Machines
 
-# reach MACHINE: run there, with bash, what comes on standard input
+# reach MACHINE: run standard input there, with bash
 reach() {
   local -a words
   if [[ " $(hostname -I 2>/dev/null) " == *" ${addresses[$1]} "* ]]; then
@@ -254,7 +254,7 @@ reach() {
   "${words[@]//%n/$1}" bash
 }
 
-# send MACHINE FUNCTION ARGUMENT...: call a function of the script there
+# send MACHINE FUNCTION ARGUMENT...: call a function of this script on that machine
 send() {
   local node=$1
   shift
@@ -263,7 +263,7 @@ send() {
     declare -f
     printf 'there'
     printf ' %q' "$@"
-    printf ' </dev/null\n' # no command may read what bash is to read
+    printf ' </dev/null\n' # bash reads the script from standard input: no command may take any of it
   } | reach "$node"
 }
 
@@ -277,7 +277,8 @@ there() {
   "$@"
 }
 
-# tell MACHINE FUNCTION ARGUMENT...: the same, and show what it says, or that the machine says nothing
+# tell MACHINE FUNCTION ARGUMENT...: like send, but print its output under the machine's name, or an
+# error if the machine cannot be reached
 tell() {
   local line reached=''
   while IFS= read -r line; do
@@ -294,18 +295,18 @@ tell() {
   wait "$!"
 }
 
-# answer FUNCTION ARGUMENT...: first of all with an empty line
+# answer FUNCTION ARGUMENT...: call it, but first print an empty line: the machine has been reached
 answer() {
   echo
   "$@"
 }
 
-# on MACHINE FUNCTION ARGUMENT...: the same, which must succeed
+# on MACHINE FUNCTION ARGUMENT...: like tell, but end the script if it fails
 on() {
   tell "$@" || fail "$1 is not in order: correct that and run this again"
 }
 
-# What is done on a machine
+# These functions run on the machine that they change
 
 find_distribution() {
   local ids
@@ -328,7 +329,7 @@ add_packages() {
   fi
 }
 
-# It is asked once: each firewall-cmd takes a third of a second to say anything.
+# Ask only once: each firewall-cmd takes a third of a second.
 has_firewalld() {
   [[ $firewalld ]] || {
     firewalld=no
@@ -337,7 +338,7 @@ has_firewalld() {
   [[ $firewalld == yes ]]
 }
 
-# allow RULE: by firewalld, if it is active; nothing else keeps a fresh RHEL or Debian closed
+# allow RULE: in firewalld, if it is active; a fresh RHEL or Debian has no other active firewall
 allow() {
   ! has_firewalld || firewall-cmd -q "--query-$1" || {
     run firewall-cmd -q --permanent "--add-$1"
@@ -345,33 +346,33 @@ allow() {
   }
 }
 
-# block TAG TEXT
+# block TAG TEXT: print the text between BEGIN and END lines with this tag
 block() {
   printf '# BEGIN access-limiter %s\n%s\n# END access-limiter %s\n' "$1" "$2" "$1"
 }
 
-# show_changes FILE NEW
+# show_changes FILE NEW: print the lines that differ
 show_changes() {
   diff -U0 "$1" "$2" | sed -n '3,${/^[-+]/s/^/    /p}' || true
 }
 
-# put_block FILE TAG TEXT: have these lines in the file, and leave all others alone
+# put_block FILE TAG TEXT: make sure that the file has this block; change no other line
 put_block() {
   local there range="/^# BEGIN access-limiter $2\$/,/^# END access-limiter $2\$/"
-  touch "$scratch/new" # a file may be missing, as Debian's fstab in a container
+  touch "$scratch/new" # the file may be missing, like fstab in a Debian container
   [[ ! -e $1 ]] || cp "$1" "$scratch/new"
   there=$(sed -n "${range}p" "$scratch/new")
   [[ $there != "$(block "$2" "$3")" ]] || return 0
-  # Without its end the block would take all that follows with it.
+  # Without the END line, sed would delete everything after BEGIN.
   [[ ! $there || $there == *$'\n'"# END access-limiter $2" ]] ||
     fail "$1: there is no '# END access-limiter $2' behind its BEGIN, and nothing is changed: add that line"
   sed -i "${range}d" "$scratch/new"
   block "$2" "$3" >>"$scratch/new"
   show_changes "$1" "$scratch/new"
-  run cp "$scratch/new" "$1" # into the file as it is: it may be a mount
+  run cp "$scratch/new" "$1" # overwrite the file, do not replace it: it may be a mount
 }
 
-# put_file MODE FILE TEXT: have a file of the script's own
+# put_file MODE FILE TEXT: make sure that a file of ours exists, with this mode and text
 put_file() {
   printf '%s\n' "$3" >"$scratch/new"
   cmp -s "$2" "$scratch/new" && [[ $(stat -Lc '%U %a' "$2") == "root $1" ]] && return
@@ -384,7 +385,7 @@ remove_file() {
   [[ ! -e $1 ]] || run rm "$1"
 }
 
-# disallow RULE: what allow has allowed
+# disallow RULE: undo allow
 disallow() {
   ! has_firewalld || ! firewall-cmd -q "--query-$1" || {
     run firewall-cmd -q --permanent "--remove-$1"
@@ -392,7 +393,7 @@ disallow() {
   }
 }
 
-# put_sysctls FILE KEY=VALUE...: from now on; the file also tells what they were before
+# put_sysctls FILE KEY=VALUE...: set them now and at each boot; the file also records the previous values
 put_sysctls() {
   local setting key before text=''
   for setting in "${@:2}"; do
@@ -411,7 +412,7 @@ has_sysctl() {
   [[ $(sysctl -n "${1%%=*}" 2>/dev/null) == "${1#*=}" ]]
 }
 
-# remove_sysctls FILE: and have them as they were
+# remove_sysctls FILE: restore the previous values, and remove the file
 remove_sysctls() {
   local setting
   [[ -e $1 ]] || return 0
@@ -429,8 +430,8 @@ check_served() {
   is_served "$1" || fail "$1 does not run, or is not enabled: see systemctl status $1 there"
 }
 
-# put_unit SERVICE TEXT [COMMAND...]: a service of the script's own, which runs.  The command tells whether it has
-# its effect: of a service that has no process systemd knows only that it was started once.
+# put_unit SERVICE TEXT [COMMAND...]: make sure that a service of ours exists, and runs.  The command
+# checks its effect: for a service without a process, systemd knows only that it was started once.
 put_unit() {
   local file=/etc/systemd/system/$1.service
   if ! cmp -s "$file" - <<<"$2"; then
@@ -461,7 +462,7 @@ is_our_keepalived() {
   [[ $(head -n 1 "$KEEPALIVED" 2>/dev/null) == "$(mark)" ]]
 }
 
-# RHEL's package brings an example in its place.
+# RHEL's package installs an example under this name.
 is_packaged_keepalived() {
   rpm -qf "$KEEPALIVED" &>/dev/null && [[ $(rpm -Vf "$KEEPALIVED" 2>/dev/null) != *" $KEEPALIVED"* ]]
 }
@@ -471,19 +472,19 @@ check_keepalived() {
     fail "$KEEPALIVED was not made by this script, and is left alone: move it away first"
 }
 
-# check_keepalived_text TEXT: what keepalived itself says of it, if it is installed
+# check_keepalived_text TEXT: let keepalived check it, if that is installed
 check_keepalived_text() {
   local said
   command -v keepalived >/dev/null || return 0
   printf '%s\n' "$1" >"$scratch/keepalived.conf"
-  # At the end it sends SIGTERM to all of its group, itself included, if there are scripts (2.2.7).
+  # keepalived 2.2.7 ends with SIGTERM to its whole process group, itself included, if there are scripts.
   said=$(
     trap '' TERM
     keepalived -t -f "$scratch/keepalived.conf" 2>&1
   ) || fail "keepalived refuses its configuration ($?): $said"
 }
 
-# put_keepalived TEXT: which begins with the mark
+# put_keepalived TEXT: make sure that keepalived runs with this text, which begins with the mark
 put_keepalived() {
   check_keepalived
   check_keepalived_text "$1"
@@ -508,7 +509,7 @@ remove_keepalived() {
   [[ ! -e $KEEPALIVED.packaged ]] || run mv "$KEEPALIVED.packaged" "$KEEPALIVED"
 }
 
-# Who has the address
+# Which machine has the address
 
 holds_vip() {
   [[ $(ip -o -4 address show dev "$interface" to "$vip" 2>/dev/null) ]]
@@ -520,24 +521,24 @@ hardware_address() {
   printf '%s\n' "${said[2]}"
 }
 
-# The hardware address of the machine that answers for the address, none if nobody does; asked by one that
-# does not hold it.
+# Print the hardware address of the machine that answers for the address, or nothing if none answers.
+# Call this on a machine that does not hold the address.
 who_has_vip() {
   local said
   ip neighbour del "$vip" dev "$interface" 2>/dev/null || true
   echo >"/dev/udp/$vip/9"
-  dry_run='' wait_for is_answered # looking changes nothing
+  dry_run='' wait_for is_answered # in a dry run, too: this changes nothing
   said=$(ip neighbour show "$vip" dev "$interface")
   [[ ! $said =~ ' lladdr '([^ ]+) ]] || printf '%s\n' "${BASH_REMATCH[1]}"
 }
 
-# Or the kernel has given up, which asks thrice, a second apart; or keepalived has just taken the address
-# here, and nobody is asked.
+# Also true if the kernel has given up: it asks 3 times, a second apart.  And true if keepalived has just
+# taken the address here: then the kernel asks nobody.
 is_answered() {
   holds_vip || [[ $(ip neighbour show "$vip" dev "$interface") == *' '@(REACHABLE|STALE|DELAY|PROBE|FAILED)* ]]
 }
 
-# find_holders MACHINE...: sets holders, those of them that hold the address
+# find_holders MACHINE...: set holders to those of them that hold the address
 find_holders() {
   local machine
   holders=()
@@ -546,7 +547,7 @@ find_holders() {
   done
 }
 
-# find_owners MACHINE...: sets owners, too, the hardware addresses of the holders
+# find_owners MACHINE...: like find_holders; also set owners to the hardware addresses of the holders
 find_owners() {
   local machine
   find_holders "$@"
@@ -556,7 +557,8 @@ find_owners() {
   done
 }
 
-# check_vip MACHINE...: nobody but these has the address; asked by one of them that does not hold it, if there is one
+# check_vip MACHINE...: end the script if any other machine has the address.  One of them asks that does
+# not hold it, if there is one.
 check_vip() {
   local machine answer
   local -a owners
@@ -565,11 +567,11 @@ check_vip() {
     ! is_one_of "$machine" ${holders[@]+"${holders[@]}"} || continue
     answer=$(send "$machine" who_has_vip) || fail "$machine cannot ask who has $vip"
     [[ ! $answer ]] || ! is_one_of "$answer" ${owners[@]+"${owners[@]}"} || break
-    find_owners "$@" # one of them may have taken it meanwhile
+    find_owners "$@" # one of them may have taken it in the meantime
     ! is_one_of "$machine" ${holders[@]+"${holders[@]}"} || continue
     [[ ! $answer ]] || is_one_of "$answer" ${owners[@]+"${owners[@]}"} ||
       fail "$vip is in use: $machine hears $answer answer for it"
-    break # their network is the same
+    break # one answer is enough: all are in the same network
   done
 }
 

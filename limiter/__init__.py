@@ -1,26 +1,27 @@
-"""Access Limiter: at most so many hits per window for each application, with nothing but files."""
+"""Access Limiter: limit the hits per window of each application.  It needs nothing but files."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from limiter.hit import Decision, Quota
-    from limiter.limiter import Limiter
-    from limiter.store import StoreError
+    from limiter.core.hit import Decision, Quota
+    from limiter.core.limiter import Limiter
+    from limiter.core.store import StoreError
 
 __version__ = "0.1.0"
 __all__ = ["Decision", "Limiter", "Quota", "StoreError"]
 
 
 def preload(bundle: str) -> None:
-    """Load the modules of a CGI script from their bundle (``limiter.bundle``).  For one request only.
+    """Load the modules of a CGI script from their bundle (``limiter.tools.bundle``).
 
-    A bundle that is missing, or another version's, leaves them to the import system.
+    Only for a process that handles one request.  If the bundle is missing or belongs to another
+    version, does nothing: the import system then loads the modules.
     """
     import gc
     import marshal
     import posix
     import sys
 
-    gc.disable()  # what is gone with the process need not be collected before
+    gc.disable()  # the process ends soon and frees everything
     trusted = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER + b"\1\0\0\0"
     try:
         file = posix.open(f"{__path__[0]}/__pycache__/{bundle}.{sys.implementation.cache_tag}.bundle", 0)
@@ -39,7 +40,7 @@ def __getattr__(name: str) -> object:
     """Import on first use: a CGI request needs none of these names."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from limiter import hit, limiter, store
+    from limiter.core import hit, limiter, store
 
     for module in (hit, limiter, store):
         if hasattr(module, name):

@@ -2,6 +2,6 @@
 
 import sys
 
-from limiter.cli import main
+from limiter.tools.cli import main
 
 sys.exit(main())

@@ -3,7 +3,7 @@
     from limiter.asgi import RateLimit
     app = RateLimit(app)
 
-The client gets a status, JSON and no reason; the reason of a 500 is one line on standard error.
+The client gets a status and JSON, but no reason.  The reason for a 500 is one line on standard error.
 """
 
 import asyncio
@@ -11,19 +11,20 @@ import posix
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from limiter.gate import Gates, Undecided, write_line
-from limiter.response import INTERNAL_SERVER_ERROR, OK, body, fields, standings
-from limiter.store import unasked
-from limiter.verdict import tell, tell_denial
+from limiter.core.store import StoreError
+from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
+from limiter.report.problems import report_denial, report_problem, write_line
+from limiter.request.gate import Gates, Undecided
+from limiter.request.response import INTERNAL_SERVER_ERROR, OK, body, fields, standings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
     from typing import Any
 
-    from limiter.hit import Decision
-    from limiter.limiter import Limiter
-    from limiter.verdict import Verdict
+    from limiter.core.hit import Decision
+    from limiter.core.limiter import Limiter
+    from limiter.request.verdict import Verdict
 
     Scope = MutableMapping[str, Any]
     Message = MutableMapping[str, Any]
@@ -31,30 +32,37 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Requests that wait for the store at once; the others wait for these.
+# At most so many requests wait for the store at once; the others wait for a thread.
 _THREADS = 32
 
-# What begins an answer: its headers are still to be sent.
+# The messages that begin an answer and carry its headers.
 _STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 _NO_PREFIX = (b"CONTENT_TYPE", b"CONTENT_LENGTH")
 
 
 class RateLimit:
-    """Answers 401, 429 or 500 itself, as the settings say, or lets the application answer.
+    """Answers 401, 429 or 500 itself, as the settings say, or calls the application.
 
-    The settings are the variables of the process, as they are at each request.  A ``limiter`` given decides
-    alone, whatever they say of the store, the limits and the register.  A ``key`` given replaces
-    LIMITER_KEY: text in its notation, of which ``env:`` knows REMOTE_ADDR and what comes of headers
-    (HTTP_...), or a function that gets the scope and returns who asks, any text (``limiter.identity``), or
-    None: 401; it runs on the event loop.  The body is never read.
+    The settings are the variables of the process, read at each request.
 
-    A handshake of a WebSocket is a request, too.  One that is denied gets the same answer, if the server
-    offers the extension ``websocket.http.response``, else it is closed with code 1008, which a server makes a 403.
+    If a ``limiter`` is given, it alone decides, and the settings for the store, the limits and the
+    register are ignored.  If a ``key`` is given, it replaces LIMITER_KEY.  It is text in the notation of
+    LIMITER_KEY, or a function that gets the scope and returns who asks.  In the notation, ``env:`` knows
+    REMOTE_ADDR and the variables made from headers (HTTP_...).  The function may return any text
+    (``limiter.request.identity``), or None for a 401.  It runs on the event loop.  The body is never
+    read.
 
-    The event loop never waits for the store: a denial from memory is decided at once, anything else by
-    threads of this object's own.  The application finds the Decision in ``scope["limiter.decision"]``: None if
-    nothing was counted, as for the unlimited, in shadow mode, or if the store failed and LIMITER_ON_ERROR
-    says to admit.  The fields that tell where the limits stand join its own.  Raises ValueError for a bad key.
+    A WebSocket handshake is a request, too.  If it is denied, it gets the same answer if the server
+    offers the extension ``websocket.http.response``.  Otherwise it is closed with code 1008, which the
+    server turns into a 403.
+
+    The event loop never waits for the store.  Denials from memory are decided at once, and everything
+    else is decided in this object's own threads.
+
+    The application finds the Decision in ``scope["limiter.decision"]``.  It is None if nothing was
+    counted: for an unlimited app_id, in shadow mode, or if the store failed and LIMITER_ON_ERROR says to
+    admit.  The RateLimit header fields are added to those of the application.  Raises ValueError for a
+    bad key.
     """
 
     def __init__(
@@ -65,11 +73,12 @@ class RateLimit:
     ) -> None:
         self._app = app
         self._gates = Gates(limiter, key)
-        # Not the loop's own: the application's work must not delay a verdict, nor a silent store that work.
+        # Not the loop's own threads: the application must not delay a decision, and an unresponsive
+        # store must not delay the application.
         self._threads = ThreadPoolExecutor(_THREADS, "limiter")
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer a request, or pass on whatever else the server says."""
+        """Answer a request, or pass on other events of the server."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -89,7 +98,7 @@ class RateLimit:
 
     async def _judge(self, scope: "Scope") -> "Verdict":
         def log(problem: "Exception | str") -> None:
-            tell(_request(scope), problem, lambda reason: write_line(sys.stderr, reason))
+            report_problem(_request(scope), problem, lambda reason: write_line(sys.stderr, reason))
 
         def find() -> "str | None":
             return self._gates.find(
@@ -109,12 +118,12 @@ class RateLimit:
         try:
             future = loop.run_in_executor(self._threads, gate.judge, lambda: app_id, log)
         except RuntimeError as error:
-            return gate.fail(unasked(error), log)
+            return gate.fail(StoreError.no_thread(error), log)
         return await future
 
 
 def _variable(scope: "Scope", name: bytes) -> "bytes | None":
-    """A CGI variable, as a server would make it: a header that was sent twice has both values."""
+    """Return a CGI variable as a server would make it: a header sent twice has both values."""
     if name == b"REMOTE_ADDR":
         client = scope.get("client")
         return client[0].encode() if client else None
@@ -128,7 +137,7 @@ def _variable(scope: "Scope", name: bytes) -> "bytes | None":
 
 
 def _request(scope: "Scope") -> "dict[bytes, bytes]":
-    """The request as CGI variables, over those of the process."""
+    """Return the variables of the process, and the request as CGI variables, which take precedence."""
     return {
         **posix.environ,
         b"REQUEST_METHOD": scope.get("method", "GET").encode(),
@@ -142,7 +151,7 @@ async def _refuse(
     scope: "Scope", receive: "Receive", send: "Send", status: str, decision: "Decision | None"
 ) -> None:
     if status[0] == "4" and posix.environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
-        tell_denial(_request(scope), status)
+        report_denial(_request(scope), status)
     kind = "http.response"
     if scope["type"] == "websocket":
         await receive()  # websocket.connect, which this answers

@@ -1,38 +1,39 @@
-"""The CGI door: answers a request, or guards a script of one's own, in two lines::
+"""The CGI door: it answers a request itself, or guards your own script in two lines::
 
     from limiter.cgi import guard
     guard()
 
-The client gets a status, JSON and no reason; the reason of a 500 is one line on standard error.
+The client gets a status and JSON, but no reason.  The reason for a 500 is one line on standard error.
 """
 
 import posix
 import sys
 
-from limiter import deadline
-from limiter.hit import clock
-from limiter.hit import hit as hit_once
-from limiter.notation import parse
-from limiter.request import Key
-from limiter.response import INTERNAL_SERVER_ERROR, OK, answer, header, standings
-from limiter.settings import Settings
-from limiter.store import Store, StoreError
-from limiter.verdict import describe, fail, judge, line, tell, tell_denial
+from limiter.core.hit import hit as hit_once
+from limiter.core.limit import clock
+from limiter.core.notation import parse
+from limiter.core.store import Store, StoreError
+from limiter.report.problems import describe, line, report_denial, report_problem
+from limiter.request.deadline import call_within, hang_up, watch_call
+from limiter.request.key import Key
+from limiter.request.response import INTERNAL_SERVER_ERROR, OK, answer, header, standings
+from limiter.request.settings import Settings
+from limiter.request.verdict import fail, judge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import NoReturn
 
-    from limiter.hit import Decision
-    from limiter.verdict import Verdict
+    from limiter.core.hit import Decision
+    from limiter.request.verdict import Verdict
 
 _FORM = b"application/x-www-form-urlencoded"
 _FORM_MOST = 65536
 
 
 def check() -> "NoReturn":
-    """Answer the request: 200, 401, 429 or 500.  Ends the process.
+    """Answer the request with 200, 401, 429 or 500, and end the process.
 
     The app_id may be in the query string or in a urlencoded form of up to 64 KiB.
     """
@@ -42,31 +43,35 @@ def check() -> "NoReturn":
 
     def call(settings: Settings, decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
         def late(error: StoreError) -> "NoReturn":
-            # At once: a thread cannot keep a signal from ending the process.
-            _end(environ, body, *fail(settings, error, lambda problem: tell(environ, problem, log)))
+            # Answer first: this thread cannot prevent a signal from ending the process.
+            _end(
+                environ,
+                body,
+                *fail(settings, error, lambda problem: report_problem(environ, problem, log)),
+            )
 
-        return deadline.watch(settings.timeout, late, decide, *arguments)
+        return watch_call(settings.timeout, late, decide, *arguments)
 
     _end(environ, body, *_verdict(environ, body, call, problems), _report_of(environ, problems))
 
 
 def guard() -> "Decision | None":
-    """Return if the hit is admitted; else answer 401, 429 or 500 and end the process.
+    """Return if the hit is admitted.  Otherwise answer 401, 429 or 500, and end the process.
 
-    Call it before anything is printed: it writes the fields that tell where the limits stand, and the
-    script's own headers follow.  A script that goes on has its request's body as it came; under mod_cgid
-    it had better read it, or its answer may be lost (see ``Body.drain``).  Returns the decision, or None
-    if the store failed and LIMITER_ON_ERROR says to admit.
+    Call it before anything is printed: it writes the RateLimit header fields, and the script's own
+    headers follow.  The request's body is left unread.  Under mod_cgid the script should read it, or the
+    answer may be lost (see ``Body.drain``).  Returns the decision, or None if the store failed and
+    LIMITER_ON_ERROR says to admit.
     """
     return admit(_environ())
 
 
 def admit(environ: "Mapping[bytes, bytes]") -> "Decision | None":
-    """Do what ``guard`` does, by these settings and this request."""
+    """Do what ``guard`` does, with the settings and the request in ``environ``."""
     problems: list[Exception | str] = []
 
     def call(settings: Settings, decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
-        return deadline.call(settings.timeout, decide, *arguments)
+        return call_within(settings.timeout, decide, *arguments)
 
     status, decision = _verdict(environ, None, call, problems)
     report = _report_of(environ, problems)
@@ -82,7 +87,7 @@ def admit(environ: "Mapping[bytes, bytes]") -> "Decision | None":
 def refuse(
     environ: "Mapping[bytes, bytes]", status: str, report: "Callable[[], None] | None" = None
 ) -> "NoReturn":
-    """Answer that status, whatever the limits, then ``report`` why, and end the process."""
+    """Answer with that status without checking a limit, then call ``report``, and end the process."""
     _end(environ, Body(environ), status, None, report)
 
 
@@ -91,22 +96,22 @@ def log(reason: str) -> None:
     try:
         posix.write(2, line(reason).encode())
     except OSError:
-        pass  # there is nobody left to tell
+        pass  # there is nowhere left to report it
 
 
 class Body:
-    """The body of the request, on standard input, of which no more is read than the server announced."""
+    """The request's body, on standard input.  It reads at most the length that the server announced."""
 
     def __init__(self, environ: "Mapping[bytes, bytes]") -> None:
         length = environ.get(b"CONTENT_LENGTH", b"")
         media_type = environ.get(b"CONTENT_TYPE", b"").partition(b";")[0].strip().lower()
         self._left = int(length) if length.isdigit() and len(length) < 19 else 0
         self._is_form = media_type == _FORM and self._left <= _FORM_MOST
-        # Its length is then unknown, and the server closes the input behind it.
+        # A chunked body has no known length, and the server closes the input after it.
         self._is_chunked = b"HTTP_TRANSFER_ENCODING" in environ and not self._left
 
     def form(self) -> bytes:
-        """All of it, if it is a form that is not too long and has not been cut off; else nothing."""
+        """Return the whole body if it is a complete form of at most 64 KiB; else nothing."""
         body = b""
         while self._is_form and self._left:
             part = self._read()
@@ -116,16 +121,16 @@ class Body:
         return body
 
     def drain(self) -> None:
-        """Read what is left.
+        """Read what is left of the body.
 
-        Apache's mod_cgid gives a script one socket for its input and output; when it is closed with input
-        unread in it, the kernel takes back the answer.
+        Apache's mod_cgid gives a script one socket for its input and output.  If that is closed while it
+        has unread input, the kernel discards the answer.
         """
         try:
             while (self._left or self._is_chunked) and self._read():
                 pass
         except OSError:
-            pass  # nothing can be read, so nothing is in the way
+            pass  # nothing can be read, so no unread input is left
 
     def _read(self) -> bytes:
         part = posix.read(0, 65536 if self._is_chunked else min(self._left, 65536))
@@ -139,7 +144,10 @@ def _verdict(
     call: "Callable[..., Verdict]",
     problems: "list[Exception | str]",
 ) -> "Verdict":
-    """The status to answer, and the decision if there is one.  ``problems`` get what is to be told.  Never raises."""
+    """Return the status to answer with, and the decision if there is one.
+
+    Problems to report are added to ``problems``.  Never raises.
+    """
     try:
         settings = Settings(environ)
         key = Key(settings.key, settings.proxies)
@@ -165,7 +173,7 @@ def _verdict(
 
 
 def _environ() -> "Mapping[bytes, bytes]":
-    """The environment as it is now: a script that has imported os may have changed it there."""
+    """Return the current environment.  A script that imported os may have changed it there."""
     os = sys.modules.get("os")
     return os.environb if os else posix.environ
 
@@ -173,13 +181,13 @@ def _environ() -> "Mapping[bytes, bytes]":
 def _report_of(
     environ: "Mapping[bytes, bytes]", problems: "list[Exception | str]"
 ) -> "Callable[[], None] | None":
-    """What tells of these problems with the request; None if there are none."""
+    """Return a function that reports these problems with the request; None if there are none."""
     if not problems:
         return None
 
     def report() -> None:
         for problem in problems:
-            tell(environ, problem, log)
+            report_problem(environ, problem, log)
 
     return report
 
@@ -198,25 +206,25 @@ def _end(
         report()
     if is_taken:
         if status[0] == "4" and environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
-            tell_denial(environ, status)
+            report_denial(environ, status)
         body.drain()
-    deadline.hang_up()
-    # Nothing is left to be flushed or closed, and an orderly end would cost a tenth of the whole.
+    hang_up()
+    # Nothing is left to flush or close.  An orderly exit would take a tenth of the whole time.
     posix._exit(0)
 
 
 def _outlive_the_client() -> None:
-    """Go on when it has its answer and leaves: then Apache ends the process."""
+    """Ignore SIGTERM: Apache sends it when the client has its answer and leaves."""
     from _signal import SIG_IGN, SIGTERM, signal
 
     try:
         signal(SIGTERM, SIG_IGN)
     except ValueError:
-        pass  # only the main thread may
+        pass  # only the main thread may do this
 
 
 def write(data: bytes) -> bool:
-    """Write on standard output.  If nobody reads it any more, say so, and return False."""
+    """Write to standard output.  If that fails (nobody reads it), log the error and return False."""
     try:
         while data:
             data = data[posix.write(1, data) :]

@@ -1,4 +1,4 @@
-"""Errors of a program of one's own: whatever goes wrong is logged, mailed and answered in one place.
+"""Error handling for your own program: every error is logged, mailed and answered in one place.
 
 In a CGI script, before anything is printed::
 
@@ -11,14 +11,16 @@ In front of a WSGI application::
 
     application = errors.HandleErrors(application)
 
-The client gets a status and JSON, ``{"message": "Not Found"}``, and no reason; the log gets the reason
-(``limiter.reporter`` has the settings).  Any exception that is no HTTPError is 500.
+The client gets a status and JSON, ``{"message": "Not Found"}``, but no reason.  The log gets the reason
+(``limiter.report.options`` has the settings).  Any exception that is no HTTPError is answered with 500.
 """
 
 import posix
 import sys
 
-from limiter.httperror import (
+from limiter.report.options import NAMES
+from limiter.report.reporter import Reporter, reporter_of
+from limiter.scripts.http_errors import (
     BadGateway,
     BadRequest,
     Conflict,
@@ -33,8 +35,7 @@ from limiter.httperror import (
     Unauthorized,
     answer_to,
 )
-from limiter.reporter import NAMES, Reporter, reporter_of
-from limiter.spares import Spares
+from limiter.scripts.spares import Spares
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from limiter.page import Page
-    from limiter.shutdown import Shutdown
+    from limiter.scripts.output_buffer import Page
+    from limiter.scripts.uncaught import Shutdown
 
 __all__ = [
     "BadGateway",
@@ -63,7 +64,7 @@ __all__ = [
     "install",
 ]
 
-# A process has one.
+# At most one per process.
 _shutdown: "Shutdown | None" = None
 
 
@@ -77,25 +78,30 @@ def install(
     sample: "int | None" = None,
     warnings: "Iterable[type[Warning]]" = (),
 ) -> None:
-    """From now on, whatever goes wrong in this process is logged, mailed and, in a CGI script, answered.
+    """From now on, log and mail every error in this process and, in a CGI script, answer it.
 
-    What is not given is taken from the environment (``limiter.reporter``).  Warnings of these categories become
-    exceptions.  Uncaught exceptions of the main thread, of other threads and of destructors are reported.  So is a CGI
-    script that ends before its headers are complete, or by ``sys.exit`` with anything but None or 0 (one that
-    raises SystemExit itself is not: the supervising guard sees that).
+    Arguments that are not given are taken from the environment (``limiter.report.options``).
+    ``warnings`` are categories of warnings that become exceptions.  Uncaught exceptions of the main
+    thread, of other threads and of destructors are reported.  A CGI script is also reported if it ends
+    before its headers are complete, or calls ``sys.exit`` with anything but None or 0.  If it raises
+    SystemExit itself, it is not reported here: the supervising guard sees that.
 
-    In a CGI script (GATEWAY_INTERFACE is in the environment) ``sys.stdout`` becomes one that holds back what is
-    written (``limiter.page``).  What has not left is dropped for the answer; what has left is cut off, and the
-    log says "headers had been sent".  A script that has failed ends with status 0, for all is told.  An exception in
-    another thread ends it at once, for the main thread may wait for that one for ever; what is left for its end
-    (``atexit``) is then not done, but its files are written out.  After an exception in a destructor it goes on, but
-    its output is dropped.  When the client has left, nothing is told any more.  A child that it has forked answers
-    nothing, and ends as any other process.  A script named ``nph-``, which writes no such headers, cannot use this.
+    In a CGI script (GATEWAY_INTERFACE is in the environment) ``sys.stdout`` is replaced by a file that
+    holds back output (``limiter.scripts.output_buffer``).  After a failure, output that was held back is
+    replaced by the answer.  Output that was already sent is truncated, and the log says "headers had
+    been sent".  The script then ends with status 0, because everything is reported.
 
-    Anywhere else (in a process that stays, in a job of cron) nothing is answered, and nothing ended.
+    * An exception in another thread ends the process at once, because the main thread may wait for that
+      thread for ever.  ``atexit`` functions do not run then, but open files are written.
+    * After an exception in a destructor the script goes on, and its output is dropped.
+    * After the client has left, nothing more is reported.
+    * A forked child answers nothing, and ends like any other process.
+    * A script named ``nph-`` cannot use this, because it does not write CGI headers.
 
-    Called again it changes the settings.  Raises ValueError for a mistake in them; uncaught, this is reported and
-    answered as any other is.
+    Anywhere else (in a long-running process or a cron job) it answers nothing and ends nothing.
+
+    To change the settings, call it again.  Raises ValueError for a mistake in them.  If you do not catch
+    this, it is reported and answered like any other exception.
     """
     given = (log, level, sample, mail_to, mail_from, smtp)
     environ = {**posix.environ}
@@ -104,7 +110,7 @@ def install(
             environ[name.encode()] = str(value).encode("utf-8", "surrogateescape")
     global _shutdown  # noqa: PLW0603
     if _shutdown is None:
-        from limiter.shutdown import Shutdown
+        from limiter.scripts.uncaught import Shutdown
 
         _shutdown = Shutdown(environ, _hold_back() if b"GATEWAY_INTERFACE" in environ else None)
         _shutdown.take_over()
@@ -119,15 +125,23 @@ def install(
 class HandleErrors:
     """Answers and reports the exceptions of a WSGI application (PEP 3333).
 
-    One that is raised before the first byte of the body, by the call or by the iteration, is answered in place of
-    what the application had begun.  A later one is reported and raised again, so that the server breaks off.
-    What is no Exception, as SystemExit, is the server's affair.  The settings are the variables of the request's
-    environ (Apache's SetEnv) over those of the process.
+    If it is raised before the first byte of the body, by the call or by the iteration, the answer to it
+    replaces the application's answer.  A later exception is reported and raised again, so that the
+    server breaks off the response.  What is no subclass of Exception, such as SystemExit, is left to the
+    server.  The settings are variables: those of the request's environ (Apache's SetEnv) take precedence
+    over those of the process.
     """
 
     def __init__(self, app: "WSGIApplication") -> None:
-        # Loaded while there is what it takes; and other threads may take the spares.
-        from limiter import journal, mail, response, trace, wsgi  # noqa: F401
+        # Load these while memory and descriptors are free.  Later, other threads may take the spare
+        # descriptors.
+        from limiter import wsgi  # noqa: F401
+        from limiter.report import exception_text as trace  # noqa: F401
+        from limiter.report import (
+            journal,  # noqa: F401
+            mail,  # noqa: F401
+        )
+        from limiter.request import response  # noqa: F401
 
         self._app = app
         self._spares = Spares()
@@ -141,14 +155,14 @@ class HandleErrors:
                 return parts if request.has_begun else _Parts(request, parts)
             wrapper = environ.get("wsgi.file_wrapper")
             is_file = isinstance(wrapper, type) and isinstance(parts, wrapper)
-            # The server has a way of its own with a file.
+            # The server handles such a file in its own way.
             return parts if is_file and request.has_begun else _Parts(request, parts)
         except Exception as error:
             return request.fail(error)
 
 
 class _Request:
-    """A request, and how far its answer has come."""
+    """A request, and how much of its answer was sent."""
 
     def __init__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse", spares: Spares
@@ -160,7 +174,7 @@ class _Request:
         self.has_left = False
 
     def start(self, *arguments: "Any") -> "Callable[[bytes], object]":
-        """What the application calls to begin its answer."""
+        """Begin the answer: this is the application's ``start_response``."""
         write = self._start_response(*arguments)
         self.has_begun = True
 
@@ -171,7 +185,7 @@ class _Request:
         return note
 
     def fail(self, error: Exception) -> "list[bytes]":
-        """Report the exception that is being handled, and answer it, or raise it again."""
+        """Report the current exception and answer it, or raise it again if the body was begun."""
         status, fields, body = answer_to(error)
         self.report(status, error)
         if self.has_left:
@@ -182,7 +196,7 @@ class _Request:
         return [] if self._environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
     def report(self, status: str, error: Exception) -> None:
-        """Tell of an exception."""
+        """Report an exception."""
         from limiter.wsgi import variables
 
         remark = "headers had been sent" if self.has_left else ""
@@ -191,7 +205,7 @@ class _Request:
 
 
 class _Parts:
-    """The parts of an application's answer, or of the one to its failure."""
+    """The parts of the application's answer, or of the answer to its failure."""
 
     def __init__(self, request: _Request, parts: "Iterable[bytes]") -> None:
         self._request = request
@@ -216,7 +230,7 @@ class _Parts:
         return part
 
     def close(self) -> None:
-        """Close what the application has returned, as the server must."""
+        """Close what the application returned: PEP 3333 requires the server to call this."""
         close = getattr(self._source, "close", None)
         if close is None:
             return
@@ -227,12 +241,12 @@ class _Parts:
 
 
 def _hold_back() -> "Page | None":
-    """Put a page in the place of standard output, if there is one."""
+    """Replace standard output with a page, if there is a standard output."""
     if sys.stdout is None:
         return None
     from io import TextIOWrapper
 
-    from limiter.page import Page
+    from limiter.scripts.output_buffer import Page
 
     page = Page()
     old = sys.stdout

@@ -3,14 +3,15 @@
     from limiter.wsgi import RateLimit
     application = RateLimit(application)
 
-The client gets a status, JSON and no reason; the reason of a 500 is one line in ``wsgi.errors``.
+The client gets a status and JSON, but no reason.  The reason for a 500 is one line in ``wsgi.errors``.
 """
 
 import posix
 
-from limiter.gate import Gates, write_line
-from limiter.response import INTERNAL_SERVER_ERROR, OK, body, fields, standings
-from limiter.verdict import tell, tell_denial
+from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
+from limiter.report.problems import report_denial, report_problem, write_line
+from limiter.request.gate import Gates
+from limiter.request.response import INTERNAL_SERVER_ERROR, OK, body, fields, standings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,25 +20,29 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from limiter.hit import Decision
-    from limiter.limiter import Limiter
-    from limiter.verdict import Verdict
+    from limiter.core.hit import Decision
+    from limiter.core.limiter import Limiter
+    from limiter.request.verdict import Verdict
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
 class RateLimit:
-    """Answers 401, 429 or 500 itself, as the settings say, or lets the application answer.
+    """Answers 401, 429 or 500 itself, as the settings say, or calls the application.
 
-    The settings are the variables of the request's environ (Apache's SetEnv) over those of the process,
-    as they are at each request.  A ``limiter`` given decides alone, whatever they say of the store, the
-    limits and the register.  A ``key`` given replaces LIMITER_KEY: text in its notation, or a function that
-    gets the environ and returns who asks, any text (``limiter.identity``), or None: 401.  Of the request
-    only the query string and the headers are read, never the body.
+    The settings are variables, read at each request.  Variables of the request's environ (Apache's
+    SetEnv) take precedence over those of the process.
 
-    The application finds the Decision in ``environ["limiter.decision"]``: None if nothing was counted, as for
-    the unlimited, in shadow mode, or if the store failed and LIMITER_ON_ERROR says to admit.  The fields that tell
-    where the limits stand join its own.  Raises ValueError for a bad key.
+    If a ``limiter`` is given, it alone decides, and the settings for the store, the limits and the
+    register are ignored.  If a ``key`` is given, it replaces LIMITER_KEY.  It is text in the notation of
+    LIMITER_KEY, or a function that gets the environ and returns who asks.  The function may return any
+    text (``limiter.request.identity``), or None for a 401.  Only the query string and the headers of the
+    request are read, never the body.
+
+    The application finds the Decision in ``environ["limiter.decision"]``.  It is None if nothing was
+    counted: for an unlimited app_id, in shadow mode, or if the store failed and LIMITER_ON_ERROR says to
+    admit.  The RateLimit header fields are added to those of the application.  Raises ValueError for a
+    bad key.
     """
 
     def __init__(
@@ -67,7 +72,9 @@ class RateLimit:
 
     def _judge(self, environ: "WSGIEnvironment") -> "Verdict":
         def log(problem: "Exception | str") -> None:
-            tell(variables(environ), problem, lambda reason: write_line(environ["wsgi.errors"], reason))
+            report_problem(
+                variables(environ), problem, lambda reason: write_line(environ["wsgi.errors"], reason)
+            )
 
         def get(name: bytes) -> "bytes | None":
             value = environ.get(name.decode("latin-1"))
@@ -86,7 +93,7 @@ class RateLimit:
 
 
 def variables(environ: "WSGIEnvironment") -> "dict[bytes, bytes]":
-    """The variables of the request over those of the process, as bytes."""
+    """Return the variables of process and request as bytes.  Those of the request take precedence."""
     own = [(name, it) for name, it in environ.items() if isinstance(it, str)]
     return {
         **posix.environ,
@@ -102,7 +109,7 @@ def _refuse(
 ) -> "list[bytes]":
     level = environ.get("LIMITER_LOG_LEVEL") or posix.environ.get(b"LIMITER_LOG_LEVEL")
     if level in ("warning", b"warning") and status[0] == "4":
-        tell_denial(variables(environ), status)
+        report_denial(variables(environ), status)
     message = body(status)
     start_response(status, [*fields(status, decision), ("Content-Length", str(len(message)))])
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]

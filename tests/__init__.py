@@ -1,1 +1,1 @@
-"""The tests, one module for each of the package's, and the laws."""
+"""The tests: one module for each module of the package, and the laws."""

@@ -1,4 +1,4 @@
-"""File systems that break what the limiter rests on: real mounts (FUSE), each wrong in one way.
+"""File systems that break what the limiter relies on: real mounts (FUSE), each with one flaw.
 
 ``python -m tests.breaking FLAW PLACE BACKING`` serves one, as ``tests.hanging`` does.
 """
@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from limiter.meeting import PLACE
+from limiter.doctor.meeting import PLACE
 from tests import hanging
 
 OLD = 10
 _OLD_NEWS = 300
-"""So often a directory is listed as it was: two that wait for each other's messages list it each millisecond."""
+"""How often PLACE is listed as before: doctors that wait for messages list it every millisecond."""
 
 
 class _SeveralWinners(hanging._Through):
-    """A rename of a name that has just gone succeeds."""
+    """A rename succeeds although its name has just gone."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -52,7 +52,7 @@ def _missing(path: str) -> dict[str, int]:
 
 
 class _OldListings(hanging._Through):
-    """A directory is listed as it was when somebody listed it before, until that has been so often."""
+    """Listing a directory returns an old listing a fixed number of times before a new one is read."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -67,7 +67,7 @@ class _OldListings(hanging._Through):
 
 
 class _NamesTwice(hanging._Through):
-    """A directory shows a name twice."""
+    """A directory shows one name twice."""
 
     def readdir(self, path: str, file: int) -> list[str]:
         names = super().readdir(path, file)
@@ -75,7 +75,7 @@ class _NamesTwice(hanging._Through):
 
 
 class _NamesMissing(hanging._Through):
-    """A directory does not show all names."""
+    """A directory does not show all its names."""
 
     def readdir(self, path: str, file: int) -> list[str]:
         names = super().readdir(path, file)
@@ -83,7 +83,7 @@ class _NamesMissing(hanging._Through):
 
 
 class _NoDirectoryRename(hanging._Through):
-    """A directory cannot be renamed, as on an overlay one that lies below."""
+    """A directory cannot be renamed, like one in a lower layer of an overlay."""
 
     def rename(self, old: str, new: str) -> None:
         if os.path.isdir(self._backing + old):
@@ -92,7 +92,7 @@ class _NoDirectoryRename(hanging._Through):
 
 
 class _ClocksApart(hanging._Through):
-    """The file system's clock is a minute behind."""
+    """The file system's clock is one minute behind."""
 
     def getattr(self, path: str, file: int | None = None) -> dict[str, int]:
         status = super().getattr(path, file)
@@ -100,7 +100,7 @@ class _ClocksApart(hanging._Through):
 
 
 class _Slow(hanging._Through):
-    """A listing of one of the directories that are measured takes long."""
+    """Listing a directory that is measured takes long."""
 
     def readdir(self, path: str, file: int) -> list[str]:
         if "/latency-" in path:
@@ -122,7 +122,7 @@ FLAWS = {
 
 @contextmanager
 def breaking_mount(flaw: str) -> Iterator[Path]:
-    """A new file system, empty, with that flaw.  Skips the test where FUSE is missing or not permitted."""
+    """Mount a new, empty file system with that flaw.  Skip the test without (permission for) FUSE."""
     with hanging.mounted("tests.breaking", flaw) as (path, _):
         yield path
 

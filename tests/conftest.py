@@ -14,25 +14,28 @@ from hypothesis import HealthCheck, settings
 from tests.limiting import Calls, Clock
 from tests.places import install, new_root
 
-# A shell's job in the background ignores interrupts, and so would whatever the tests start.
+# A background job of a shell ignores interrupts, and the tests' child processes would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says something of the machine, and nothing of the limiter.
+# The time that an example takes depends on the machine, not on the limiter.
 settings.register_profile("limiter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("limiter")
 
 _LONGEST = (
     "test_faults_doors.py",
     "test_laws.py",
+    "test_sweep_orders.py",
+    "test_apache_install.py",
+    "test_faults_lasting.py",
+    "test_faults_strace.py",
     "test_supervise_apache.py",
     "test_apache_doors.py",
-    "test_apache_install.py",
     "test_scripts.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files for which, when several are played at once, all others would have to wait."""
+    """Run the longest files first: in a parallel run, all others would have to wait for them."""
     order = {name: at for at, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
@@ -44,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run that skipped anything, if that was asked for."""
+    """With --no-skips, fail a run that skipped a test."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if session.config.getoption("--no-skips") and reporter and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -60,7 +63,7 @@ def root() -> Iterator[str]:
 
 @pytest.fixture(params=["/dev/shm", "/var/tmp"], ids=["tmpfs", "disk"])
 def any_root(request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty store, on each kind of file system that the laws are proven on."""
+    """An empty store, on each kind of file system for which the laws are proven."""
     path = new_root(request.param)
     yield str(path)
     shutil.rmtree(path)
@@ -68,7 +71,7 @@ def any_root(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def installed() -> Iterator[Path]:
-    """A copy of the package and cgi-bin as the installer lays them out, precompiled."""
+    """A copy of the package and cgi-bin, laid out and precompiled as the installer does it."""
     path = new_root("/tmp")
     install(path)
     yield path
@@ -77,7 +80,7 @@ def installed() -> Iterator[Path]:
 
 @pytest.fixture
 def copy(installed: Path) -> Iterator[Path]:
-    """A copy of the installation that a test may spoil."""
+    """A copy of the installation that a test may damage."""
     path = new_root("/tmp")
     shutil.copytree(installed, path, dirs_exist_ok=True)
     yield path
@@ -85,7 +88,7 @@ def copy(installed: Path) -> Iterator[Path]:
 
 
 def clean_environ(**variables: str) -> dict[str, str]:
-    """An environment without this one's settings."""
+    """Return the environment without its LIMITER_ settings, and with these variables."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LIMITER_")}
     return {**environ, **variables}
 

@@ -1,4 +1,4 @@
-"""The deploy scripts, as their tests call them: with an inventory made of the example, and what they say."""
+"""The deploy scripts, as their tests call them: inventories made from the example, and the output."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.laboratory import wait_for
+from tests.laboratories.cluster.laboratory import wait_for
 from tests.places import REPOSITORY
 
 Change = tuple[str, str]
-"""What of the example is replaced, and by what."""
+"""A text of the example, and its replacement."""
 
 EXAMPLE = REPOSITORY / "deploy/cluster.conf.example"
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
 
-_RENDERED = REPOSITORY / "tests/rendered"
+_RENDERED = REPOSITORY / "tests/deploy/rendered"
 
-# Become a machine of RHEL's family, with the tools in $tools and without the programs in $lacks.
+# Imitate a machine of RHEL's family, with the tools in $tools and without the programs in $lacks.
 _ROCKY = """
 printf 'ID="rocky"\\nID_LIKE="rhel centos fedora"\\n' >"$tools/os-release"
 mount --bind "$tools/os-release" "$(realpath /etc/os-release)"
@@ -38,7 +38,7 @@ PATH=$tools:/usr/sbin:/usr/bin:/sbin:/bin
 
 
 class Script:
-    """One of the scripts, by its name."""
+    """One of the scripts, by name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,7 +48,7 @@ class Script:
         return self.name
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run it, whatever it exits with."""
+        """Run it, with any exit status."""
         return subprocess.run(
             [self.path, *arguments],
             stdin=subprocess.DEVNULL,
@@ -58,13 +58,13 @@ class Script:
         )
 
     def render(self, directory: Path, *changes: Change) -> str:
-        """What would be written for the example with these changes; without a word beside it."""
+        """Return what it would write for the example with these changes; it must print no message."""
         done = self.run("render", "--inventory", write_inventory(directory, *changes))
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
     def refusal(self, directory: Path, *changes: Change) -> str:
-        """What it says of an inventory with these changes; nothing is made of it, and nothing executed."""
+        """Return its error for an inventory with these changes; it must render and write nothing."""
         inventory = write_inventory(directory, *changes)
         done = self.run("render", "--inventory", inventory)
         assert (done.returncode, done.stdout) == (1, "")
@@ -72,12 +72,12 @@ class Script:
         return done.stderr.replace(str(inventory), inventory.name)
 
     def rendered(self, variant: str) -> str:
-        """What was looked at, and put into tests/rendered."""
+        """Return the output in tests/deploy/rendered, which a person has checked."""
         return (_RENDERED / f"{self.name}-{variant}").read_text()
 
 
 def write_inventory(directory: Path, *changes: Change) -> Path:
-    """The example with these changes."""
+    """Write the example with these changes; return the file's path."""
     text = EXAMPLE.read_text()
     for old, new in changes:
         assert old in text
@@ -88,28 +88,28 @@ def write_inventory(directory: Path, *changes: Change) -> Path:
 
 
 def line_of(old: str, new: str) -> int:
-    """The number of the line that is the last one of a change."""
+    """Return the number of the last line of a change."""
     return EXAMPLE.read_text().partition(old)[0].count("\n") + 1 + new.count("\n")
 
 
 def parts_of(rendered: str) -> dict[tuple[str, str], str]:
-    """What is rendered, by machine and path."""
+    """Return the rendered parts, by machine and path."""
     parts = re.split(r"^== (.*?): (.*)\n", rendered, flags=re.MULTILINE)
     return {(parts[at], parts[at + 1]): parts[at + 2] for at in range(1, len(parts), 3)}
 
 
 def steps(text: str) -> list[str]:
-    """The commands said to be run, without the names of scratch directories."""
+    """Return the commands that it says it runs, without the names of scratch directories."""
     return [re.sub(r"/tmp/tmp\.\w+", "", line) for line in text.splitlines() if ": + " in line]
 
 
 def keepalived(file: Path) -> tuple[int, str]:
-    """What keepalived says of a configuration where there is an eth0, in a network of its own."""
+    """Check a configuration with keepalived, in its own network with an eth0: (status, output)."""
     if os.geteuid() != 0:
         pytest.skip("only root can make a network")
     if not shutil.which("keepalived", path="/usr/sbin:/sbin"):
         pytest.skip("keepalived is missing (package keepalived)")
-    # Its test ends itself by SIGTERM where a script's user is not root.
+    # keepalived's check sends itself SIGTERM if a script's user is not root.
     script = "ip link add eth0 type bridge; trap '' TERM; exec keepalived -t -f \"$0\""
     done = subprocess.run(
         ["unshare", "--net", "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-ec", script, file],
@@ -131,10 +131,10 @@ _SILENCE = 5
 
 
 def wait_for_silence(do: Callable[..., str], holds: Callable[[], bool]) -> None:
-    """Return when keepalived would have taken the address from one of lower priority, or has: ``holds``.
+    """Return once keepalived holds the address, or would have taken it from a lower priority.
 
-    That is after three intervals of the other one's advertisements, and a little more.  So these are counted, which
-    come as that one's clock goes.  ``do`` runs a command on the machine.
+    That takes three advertisement intervals of the other node, and a little more.  Count its
+    advertisements, because they follow its clock.  ``do`` runs a command on the machine.
     """
     end = int(do("sh", "-ec", _HEARD)) + _SILENCE
     wait_for(lambda: holds() or int(do("sh", "-ec", _HEARD)) >= end, "the other one is heard")
@@ -143,10 +143,10 @@ def wait_for_silence(do: Callable[..., str], holds: Callable[[], bool]) -> None:
 def write_rocky(
     directory: Path, tools: Mapping[str, str], lacks: str, after: str = ""
 ) -> list[str | Path]:
-    """A command that runs another, given after it, on what seems to be a machine of RHEL's family.
+    """Return a command prefix that runs a command on an imitated machine of RHEL's family.
 
-    It has these tools, by their names, and none of the programs that it ``lacks``; ``after`` it has become that,
-    these further lines are run.  Skips the test for whoever is not root.
+    The machine has these tools, by name, and none of the programs that it ``lacks``.  The lines
+    ``after`` run when it is set up.  Skip the test if the user is not root.
     """
     if os.geteuid() != 0:
         pytest.skip("only root can make such a machine")

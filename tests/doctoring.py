@@ -1,4 +1,4 @@
-"""The doctor, as its tests call it: in a process of its own, and what it says line by line."""
+"""The doctor, as its tests call it: in its own process, with its output read line by line."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ JOINT = ["clocks", "rename", "listing", "news", "furnishing"]
 DEADLINE = 600
 
 _PATIENT = {"BRIEF": 600, "_LATE": 600, "_PATIENCE": 600, "_REMOVAL": 600, "_SLOW": 600}
-"""Of the doctor: what a busy machine is late for is neither cut short nor found fault with."""
+"""Settings of the doctor: it neither cuts short nor criticizes what a busy machine does late."""
 
 FEW: Mapping[str, float] = {"BATCHES": 1, "_APPS": 2, "_CLAIMS": 70, "_LISTINGS": 3, "_SAMPLES": 2}
-"""Of the doctor, too: how often it does the same."""
+"""Settings of the doctor, too: it repeats each check only a few times."""
 
 _SCRIPT = """\
 import sys
-from limiter import doctor, jointtrials, trials
+from limiter.doctor import command as doctor
+from limiter.doctor import pair_checks as jointtrials
+from limiter.doctor import checks as trials
 for module in doctor, jointtrials, trials:
     for name in vars(module).keys() & {settings}.keys():
         setattr(module, name, {settings}[name])
@@ -39,7 +41,7 @@ sys.exit(doctor.doctor({root!r}, {meet}))
 def command(
     root: str | Path, settings: Mapping[str, float] = {}, only: Collection[str] = (), meet: bool = False
 ) -> list[str]:
-    """The doctor with these values of its own; what it tries, if not everything."""
+    """Return the command for the doctor with these constants, and ``only`` these checks, if any."""
     settings = {**_PATIENT, **settings}
     return [
         sys.executable,
@@ -64,7 +66,7 @@ def start(
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Status, standard output and standard error."""
+    """Wait for the end; return status, standard output and standard error."""
     with process:
         try:
             output, log = process.communicate(timeout=DEADLINE)
@@ -75,7 +77,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def levels(output: str) -> list[tuple[str, str]]:
-    """(what, level) of each line that has one; each other line is indented advice."""
+    """Return (check, level) for each result line.  All other lines must be indented advice."""
     found = []
     for line in output.splitlines():
         match = re.fullmatch(r"(PASS|WARN|FAIL)  (.{14})  (\S.*)", line)

@@ -1,4 +1,4 @@
-"""Scripts that fail, one for each way to, and what the log is to say of each."""
+"""Scripts that fail, one for each way to fail, and what the log must say about each."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 TIMEOUT = "2"
-"""The LIMITER_SCRIPT_TIMEOUT that these scripts are meant for: those that end by themselves do so earlier."""
-SILENT = f"the script was silent for {TIMEOUT} seconds"
+"""The LIMITER_SCRIPT_TIMEOUT for these scripts.  Scripts that end by themselves end sooner."""
+SILENT = f"the script wrote nothing for {TIMEOUT} seconds"
 
 
 class Failing(NamedTuple):
-    """A script, and what is told of it."""
+    """A script, and what is logged about it."""
 
     text: str
     reason: str
-    """What the reason has in it."""
+    """A part of the logged reason."""
     line: int = 0
-    """Of the script: where it failed, if that is told."""
+    """The line of the script where it failed, if it is logged."""
     words: str = ""
-    """What the stack has in it."""
+    """A part of the logged stack."""
     status: int = 500
     mode: int = 0o755
 

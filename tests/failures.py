@@ -1,4 +1,4 @@
-"""Scripts that fail in every way, and what each of them is to get."""
+"""Scripts that fail in every way, and the answer that each must get."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _NO_RESPONSE = "ValueError: The script's output is no response: line 1 of its he
 
 
 class Failure(NamedTuple):
-    """A script, what the client gets, and the beginning of the reason."""
+    """A script, what the client gets, and the beginning of the logged reason."""
 
     script: str
     status: int
     reason: str
     left: bytes | None = None
-    """What had left before, if the response cannot be another one any more."""
+    """What had been sent already, if the response can no longer be replaced."""
     fields: Mapping[str, str] = MappingProxyType({})
 
 

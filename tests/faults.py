@@ -1,4 +1,4 @@
-"""Faults at will: play something in a child process, and strike at its n-th system call."""
+"""Inject faults: run an action in a child process, and fail its n-th system call or kill it there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CALLS = (
     "unlink",
     "write",
 )
-"""All that the package asks of files, by their names in the module posix."""
+"""All calls on files that the package makes, by their names in the module posix."""
 
 HARD = [
     errno.EACCES,
@@ -43,19 +43,22 @@ HARD = [
     errno.EROFS,
     errno.ETIMEDOUT,
 ]
-"""Errors that say that the store has failed, whatever the call."""
+"""Errors that mean that the store has failed, in any call."""
 
 PASSING = [errno.EBADFD, errno.ENOTCONN]
-"""Errors that a network file system may give once, where the next call succeeds."""
+"""Errors that a network file system may return once, although the next call succeeds."""
 
 SOFT = [errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.ENOTEMPTY, errno.EMLINK]
-"""Errors that may only say that another hit was faster."""
+"""Errors that may only mean that another hit was faster."""
 
 
 @dataclass
 class Ended:
-    """How a child ended: the name of the call that was struck, if it came to that, and the path or the
-    number of the file concerned; whether it was killed, or its exit status; what it wrote.
+    """How a child ended.
+
+    ``struck`` is the name of the call that was struck, or "", and ``target`` is its path or file
+    descriptor.  ``killed`` says whether a signal ended the child, and ``code`` is its exit code.
+    ``output`` and ``log`` are what it wrote.
     """
 
     struck: str
@@ -69,9 +72,9 @@ class Ended:
 def play(
     action: Callable[[], object], number: int, strike: Callable[[], None], lasting: str | None = None
 ) -> Ended:
-    """Run ``action`` in a child of which the call with that number, from 0, is struck before it is made.
+    """Run ``action`` in a child, and call ``strike`` just before its system call ``number`` (from 0).
 
-    With ``lasting`` so is each later one that concerns a path below that directory.
+    With ``lasting``, strike each later call, too, if it concerns a path below that directory.
     """
     with (
         open(os.memfd_create("played"), "w+b") as output,
@@ -124,12 +127,12 @@ def _arm(number: int, strike: Callable[[], None], told: int, lasting: str | None
 
 
 def kill() -> None:
-    """Strike: SIGKILL."""
+    """Strike with SIGKILL."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fail(number: int) -> Callable[[], None]:
-    """Strike: that errno."""
+    """Return a strike that raises this errno."""
 
     def strike() -> None:
         raise OSError(number, os.strerror(number))
@@ -138,7 +141,7 @@ def fail(number: int) -> Callable[[], None]:
 
 
 def use(variables: dict[str, str]) -> None:
-    """In a child: take these for the environment."""
+    """In a child: replace all LIMITER_ variables of the environment by these."""
     for name in [*os.environ]:
         if name.startswith("LIMITER_"):
             del os.environ[name]

@@ -1,7 +1,7 @@
-"""A file system that hangs on command: a real mount (FUSE), passed through to a directory.
+"""A file system that hangs on command: a real mount (FUSE) that passes calls through to a directory.
 
-A process of its own serves it (``python -m tests.hanging PLACE BACKING``).  Commands come by its standard
-input, a line each, and are answered with the number of calls that hang.
+Its own process serves it (``python -m tests.hanging PLACE BACKING``).  It reads commands from standard
+input, one a line, and answers each with the number of calls that hang.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tests.places import REPOSITORY, new_root
 
 _DEADLINE = 60
 _UNMOUNT = "fusermount3"
-# What the kernel may ask at once.  From 3.12 on the library has a limit of its own, of 10.
+# How many calls the kernel may make at once.  From 3.12 on the library has its own limit, of 10.
 _THREADS = 100
 _THREADS_LIMITED = 12
 _READY = "ready"
-# What no process waits for: the kernel closes a file in the background.
+# No process waits for these: the kernel closes a file in the background.
 _NEVER_WAITED_FOR = ("init", "release", "use_ns")
 
 
 class Mount:
-    """A directory on a file system of its own, which nothing about it is cached of."""
+    """A directory on its own file system, which the kernel does not cache."""
 
     def __init__(self, path: Path, daemon: subprocess.Popen[str]) -> None:
         self.path = path
@@ -40,20 +40,20 @@ class Mount:
         self._lock = threading.Lock()
 
     def hang(self) -> None:
-        """From now on let every call on the file system wait for ``release``."""
+        """Block every further call on the file system until ``release``."""
         self._tell("hang")
 
     def release(self) -> None:
-        """Let the calls that wait, and all further ones, be answered."""
+        """Let the blocked calls, and all further ones, go on."""
         self._tell("release")
 
     @property
     def stuck(self) -> int:
-        """How many calls wait now, of any process."""
+        """The number of calls, of any process, that are blocked now."""
         return self._tell("count")
 
     def wait_until_stuck(self, number: int = 1) -> None:
-        """Return as soon as so many calls wait."""
+        """Return as soon as this many calls are blocked."""
         assert self._tell(f"wait {number}") >= number, f"not {number} calls within {_DEADLINE} s"
 
     def _tell(self, command: str) -> int:
@@ -67,9 +67,9 @@ class Mount:
 
 @contextmanager
 def mounted(*module: str) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """A new file system, empty, by a module with these arguments; and the process that is it.
+    """Mount a new, empty file system, served by this module and arguments; yield path and process.
 
-    Skips the test where FUSE is missing or not permitted.
+    Skip the test if FUSE is missing or not permitted.
     """
     _skip_without_fuse()
     path, backing = new_root("/tmp"), new_root("/dev/shm")
@@ -98,10 +98,10 @@ def mounted(*module: str) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
 
 @contextmanager
 def hanging_mount() -> Iterator[Mount]:
-    """A new file system, empty and not hanging; for all users if root mounts it.
+    """Mount a new, empty file system that does not hang yet; if root mounts it, all users can use it.
 
-    Skips the test where FUSE is missing or not permitted.  In the end all calls are answered, the file system
-    is unmounted, even if it is still in use, and whoever still uses it gets errors.
+    Skip the test if FUSE is missing or not permitted.  In the end, all calls are answered and the file
+    system is unmounted, even if it is still in use.  Processes that still use it get errors.
     """
     with mounted("tests.hanging") as (path, daemon):
         yield Mount(path, daemon)
@@ -117,13 +117,13 @@ def _skip_without_fuse() -> None:
 
 
 def _skip(why: str) -> NoReturn:
-    import pytest  # the daemon, which never needs it, starts in half the time without
+    import pytest  # the daemon never needs it, and starts in half the time without it
 
     pytest.skip(why)
 
 
 def _end(daemon: subprocess.Popen[str]) -> None:
-    """End the daemon, and with it all calls that hang: nothing else answers them."""
+    """End the daemon, and so all calls that hang: nothing else answers them."""
     try:
         daemon.communicate("end\n", timeout=_DEADLINE)
     except subprocess.TimeoutExpired:
@@ -132,7 +132,7 @@ def _end(daemon: subprocess.Popen[str]) -> None:
 
 
 def _remove(path: Path, backing: Path) -> None:
-    """Unmount the file system if it is mounted, also while it is in use, and remove what it was made of."""
+    """Unmount the file system if it is mounted, even if it is in use, and remove its directories."""
     subprocess.run([_UNMOUNT, "-u", "-z", "-q", path], check=False, stderr=subprocess.DEVNULL)
     path.rmdir()
     shutil.rmtree(backing)
@@ -142,7 +142,7 @@ def _remove(path: Path, backing: Path) -> None:
 
 
 class _Gate:
-    """Where calls wait."""
+    """The place where calls wait."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -150,7 +150,7 @@ class _Gate:
         self._waiting = 0
 
     def passing(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The call, made when the gate is open."""
+        """Return a function that makes the call once the gate is open."""
 
         @functools.wraps(call)
         def instead(*arguments: Any) -> Any:
@@ -164,7 +164,7 @@ class _Gate:
         return instead
 
     def obey(self, command: str, number: str = "1") -> int:
-        """Do what the command says; returns how many calls wait then."""
+        """Obey a command; return the number of calls that are blocked then."""
         with self._changed:
             if command == "wait":
                 self._changed.wait_for(lambda: self._count() >= int(number), _DEADLINE)
@@ -178,7 +178,7 @@ class _Gate:
 
 
 class _Through:
-    """The calls of a FUSE file system, made in another directory instead."""
+    """The calls of a FUSE file system, passed on to another directory."""
 
     use_ns = True
 
@@ -301,7 +301,7 @@ def _serve(path: str, backing: str) -> None:
 
 
 def _listen(gate: _Gate, path: Path, backing: Path) -> None:
-    """Obey until told to end, or until whoever gives the commands has ended."""
+    """Obey commands until "end", or until the commanding process has ended."""
     for line in sys.stdin:
         if line == "end\n":
             break

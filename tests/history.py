@@ -1,6 +1,6 @@
-"""Histories of hits, recorded by real processes and judged afterwards.
+"""Histories of hits: real processes record them, and the laws are checked afterwards.
 
-A hit is judged by the names it wrote and by the clock it read, never by when an answer arrived.
+A check uses the names that a hit wrote and the clock that it read, never the time of its answer.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from multiprocessing.synchronize import Barrier
 import numpy as np
 import numpy.typing as npt
 
-from limiter.burst import Burst
-from limiter.fixed import Fixed
-from limiter.hit import clock
-from limiter.limit import Limit, number_of, time_of
-from limiter.limiter import Limiter
-from limiter.notation import parse
-from limiter.store import Store
+from limiter.core.burst import Burst
+from limiter.core.fixed import Fixed
+from limiter.core.limit import Limit, clock, number_of, time_of
+from limiter.core.limiter import Limiter
+from limiter.core.notation import parse
+from limiter.core.store import Store
 
 Numbers = npt.NDArray[np.int64]
 
@@ -30,17 +29,17 @@ _fork = multiprocessing.get_context("fork")
 
 
 def faster(speed: int) -> Callable[[], int]:
-    """A clock that goes so much faster than time, from now on."""
+    """Return a clock that starts now and runs ``speed`` times as fast as real time."""
     began = clock()
     return lambda: began + (clock() - began) * speed
 
 
 @dataclass
 class Admitted:
-    """A hit that was admitted: the first and the last stamp it bore, by the directory of the slot.
+    """An admitted hit: its first and its last stamp, and the last name of its slot.
 
-    They differ if it was stamped anew after a stall.  ``begun`` and ``time`` are what its clock said before
-    the first and the last claim.
+    The stamps differ if the hit was stamped again after a stall.  ``begun`` and ``time`` are what its
+    clock said before the first and the last claim.
     """
 
     first: int
@@ -52,14 +51,14 @@ class Admitted:
 
 @dataclass
 class History:
-    """What happened to one limit: who was admitted, and when others were denied."""
+    """What happened to one limit: the admitted hits, and the times of the denied ones."""
 
     admitted: list[Admitted] = field(default_factory=list)
     denied: array[int] = field(default_factory=lambda: array("q"))
 
 
 class Recorder:
-    """Plays hits against a Limiter of one limit, and keeps what they did.  For a process of its own."""
+    """Plays hits against a Limiter of one limit, and records them.  It needs its own process."""
 
     def __init__(self, root: str, limits: str, clock: Callable[[], int] = clock) -> None:
         self.history = History()
@@ -132,11 +131,11 @@ def record(
     sabotage: Callable[[], None] | None = None,
     speed: int = 1,
 ) -> History:
-    """Let so many processes hit one application as fast as they can, until each has been denied once
-    and that time has passed; all that they did.
+    """Let processes hit one application as fast as they can; return all that they did.
 
-    ``sabotage`` runs in each first: a law is tested only if a broken limiter breaks it.  Their clock, which also
-    says when the time has passed, goes ``speed`` times as fast as time.
+    They stop when ``microseconds`` have passed and each has been denied at least once.  ``sabotage``
+    runs in each process first: a law is tested only if a broken limiter breaks it.  Their clock runs
+    ``speed`` times as fast as real time, and also measures ``microseconds``.
     """
     results: Queue[History | Exception] = _fork.Queue()
     barrier = _fork.Barrier(processes)
@@ -172,9 +171,9 @@ def judge_s1(limit: Limit, history: History) -> None:
 
 
 def _judge_bucket(limit: Burst, history: History) -> None:
-    """In any interval at most a full bucket and what flows in: (j - i + 1) <= B + rate * (tj - ti)."""
+    """No interval exceeds a full bucket and what flows in: (j - i + 1) <= B + rate * (tj - ti)."""
     times = sorted(hit.time for hit in history.admitted)
-    # (i - 1) - rate * ti at its least so far, in tokens times period, is what hit j is held against.
+    # Check hit j against the least (i - 1) - rate * ti so far, in tokens times period.
     least = None
     for index, time in enumerate(times):
         level = index * limit.period - time * limit.rate
@@ -183,12 +182,12 @@ def _judge_bucket(limit: Burst, history: History) -> None:
 
 
 def judge_l1(limit: Limit, history: History) -> None:
-    """Law L1: each denial found the quota used up in the window that ends at it."""
+    """Law L1: for each denial, the quota was used up in the window that ends then."""
     if isinstance(limit, Burst):
         _judge_empty_bucket(limit, history)
         return
     denied = np.asarray(history.denied)
-    # A hit that was stamped anew held its slot from the first stamp on.
+    # A hit that was stamped again held its slot from its first stamp on.
     begins = np.array([hit.first for hit in history.admitted])
     ends = np.array([hit.last for hit in history.admitted])
     if isinstance(limit, Fixed):
@@ -209,7 +208,7 @@ def _each_full(limit: Limit, times: Numbers, counted: Numbers) -> None:
 
 def _judge_empty_bucket(limit: Burst, history: History) -> None:
     hits = sorted(history.admitted, key=lambda hit: hit.begun)
-    # Names compare as arrival times do: at each moment the greatest so far is the bucket's state.
+    # Names sort like arrival times: the greatest name so far is always the bucket's state.
     names = list(accumulate((hit.name for hit in hits), max))
     latest = np.searchsorted([hit.begun for hit in hits], history.denied, "right") - 1
     arrival = np.array([time_of(name) for name in names])[latest]
@@ -220,6 +219,6 @@ def _judge_empty_bucket(limit: Burst, history: History) -> None:
 
 
 def only(text: str) -> Limit:
-    """The one limit that a text names."""
+    """Return the one limit that a text names."""
     (limit,) = parse(text)
     return limit

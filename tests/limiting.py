@@ -1,4 +1,4 @@
-"""What tests of the Limiter share: a clock that stands still, calls that are counted, and a look at a store."""
+"""What tests of the Limiter share: a clock that stands still, a counter of calls, a view of a store."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from limiter.hit import Decision
-from limiter.limiter import Limiter
+from limiter.core.hit import Decision
+from limiter.core.limiter import Limiter
 
 SECOND = 1_000_000
 NOW = 1_513_123_440 * SECOND
-"""The begin of a minute and of an hour's fraction: calendar windows of up to a minute begin here."""
+"""The start of a minute and of a fraction of an hour: calendar windows of up to a minute start here."""
 
 KINDS = ["3/minute", "3/minute fixed", "3/minute burst 3"]
 FILE_CALLS = ("close", "listdir", "lstat", "mkdir", "open", "rename", "rmdir", "stat", "unlink")
@@ -31,7 +31,7 @@ class Clock:
 
 
 class Calls:
-    """Counts the system calls on files that the limiter makes, by name."""
+    """Counts the limiter's system calls on files, by name."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.made: list[str] = []
@@ -46,29 +46,29 @@ class Calls:
         return counting
 
     def of(self, act: Callable[[], object]) -> list[str]:
-        """The calls that this makes."""
+        """Return the calls that ``act`` makes."""
         self.made.clear()
         act()
         return list(self.made)
 
 
 def entries(root: str) -> list[str]:
-    """Every file and directory of a store."""
+    """Return every file and directory of a store."""
     return sorted(str(path.relative_to(root)) for path in Path(root).rglob("*"))
 
 
 def tree(root: str) -> dict[str, tuple[int, int, int]]:
-    """Every file and directory of a store, the store itself too, and whether it has been touched."""
+    """Return inode, mtime and ctime of a store and all in it: they show whether it was touched."""
     found = [Path(root), *Path(root).rglob("*")]
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_ctime_ns)
             for path in found}  # fmt: skip
 
 
 def admitted(limiter: Limiter, most: int, app: str = "acme") -> int:
-    """How many of so many hits are allowed."""
+    """Return how many of ``most`` hits are admitted."""
     return sum(limiter.hit(app).allowed for _ in range(most))
 
 
 def microseconds(decision: Decision) -> int:
-    """A finite retry_after as the clock counts."""
+    """Return a finite retry_after in the clock's unit."""
     return round(decision.retry_after * SECOND)

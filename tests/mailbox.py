@@ -1,4 +1,4 @@
-"""A real SMTP server of one's own, that keeps what it gets, and can be slow."""
+"""A real SMTP server for tests, which keeps the mails it gets and can be slow."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from tests.apache import free_port
+from tests.apache_server import free_port
 
 _DEADLINE = 60
 
 
 class Mailbox:
-    """What has come.  The server takes no more of a mail than its beginning while it is not ``released``."""
+    """The mails that have arrived.  Until ``released``, the server takes only the start of a mail."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -29,38 +29,38 @@ class Mailbox:
         self.envelopes: list[Envelope] = []
         self.was_encrypted: list[bool] = []
         self.refusal = ""
-        """What is answered in place of "250 OK"."""
+        """The reply in place of "250 OK"."""
         self.released = threading.Event()
         self.released.set()
         self.begun = threading.Event()
-        """Whether a mail has begun to come."""
+        """Set when a mail has begun to arrive."""
         self.connections: set[SMTP] = set()
         self._came = threading.Condition()
 
     def of(self, text: str) -> list[EmailMessage]:
-        """The mails with this text in their body."""
+        """Return the mails with this text in their body."""
         return [mail for mail in self.mails if text in mail.get_content().replace("\r\n", "\n")]
 
     def wait(self, is_enough: Callable[[], Any]) -> None:
-        """Wait until what has come is enough; TimeoutError if it never is."""
+        """Wait until enough has arrived; raise TimeoutError if it never does."""
         with self._came:
             if not self._came.wait_for(is_enough, _DEADLINE):
                 raise TimeoutError(f"Not enough mails: {[str(mail) for mail in self.mails]}")
 
     def wait_for(self, text: str) -> EmailMessage:
-        """The one mail with this text in its body, as soon as it is there."""
+        """Wait for the one mail with this text in its body."""
         self.wait(lambda: self.of(text))
         (mail,) = self.of(text)
         return mail
 
     def connected(self, server: SMTP, is_there: bool) -> None:
-        """Note that a connection has come, or gone."""
+        """Note that a connection was opened or closed."""
         with self._came:
             (self.connections.add if is_there else self.connections.discard)(server)
             self._came.notify_all()
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        """Take a mail, when there is leave to."""
+        """Take a mail, once it is released."""
         self.begun.set()
         await asyncio.get_running_loop().run_in_executor(None, self.released.wait, _DEADLINE)
         if self.refusal:
@@ -77,7 +77,7 @@ class Mailbox:
 
 @contextmanager
 def mailbox(tls: SSLContext | None = None) -> Iterator[Mailbox]:
-    """Run it on a free port of the loopback, with STARTTLS if there is something to do it with."""
+    """Run it on a free loopback port, with STARTTLS if there is a context for it."""
     box = Mailbox()
     box.port = free_port()
     controller = _Controller(
@@ -94,7 +94,7 @@ def mailbox(tls: SSLContext | None = None) -> Iterator[Mailbox]:
 
 
 class _Controller(Controller):
-    """One that tells its mailbox of connections."""
+    """A controller that reports connections to its mailbox."""
 
     def factory(self) -> SMTP:
         return _Server(self.handler, **self.SMTP_kwargs)

@@ -1,4 +1,4 @@
-"""Where things are, and a copy of them to try: what the tests and the benchmark share."""
+"""Where things are, and an installed copy to try: shared by the tests and the benchmarks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PYTHON = "/usr/bin/python3"
 
 
 def new_root(place: str) -> Path:
-    """An empty directory there that anyone may enter (Apache's user, too)."""
+    """Make an empty directory in ``place`` that anyone may enter, Apache's user too."""
     root = Path(tempfile.mkdtemp(prefix="limiter-test-", dir=place))
     root.chmod(0o755)
     return root
 
 
 def install(place: Path) -> None:
-    """Copy the package and cgi-bin there as the installer lays them out, precompiled."""
+    """Copy the package and cgi-bin to ``place``, laid out and precompiled as the installer does it."""
     for name in ("limiter", "cgi-bin"):
         shutil.copytree(REPOSITORY / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("500.json", "guard.conf", "map.conf", "rewritemap"):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from limiter.limiter import Limiter
-from limiter.sweep import DAY
+from limiter.core.limiter import Limiter
+from limiter.core.sweep import DAY
 from tests.limiting import SECOND
 
 NOW = 1_513_123_456_123_456
 LATER = NOW + 2 * int(DAY) * SECOND
-"""When what was hit at NOW is idle."""
+"""The time at which an application hit at NOW counts as idle."""
 
 ALL_KINDS = "3/second;70/minute;2/hour fixed;5/minute burst 6"
 

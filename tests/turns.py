@@ -1,4 +1,4 @@
-"""Actions that go on at once, and whose calls fall in an order that is set: each one is a greenlet."""
+"""Concurrent actions whose calls run in a chosen order: each action is a greenlet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from greenlet import getcurrent, greenlet
 
 
 def wait() -> None:
-    """Before a call: stop until it is the turn of the action that makes it.  Elsewhere, do nothing."""
+    """Before a call: stop until it is this action's turn.  Outside ``play``, do nothing."""
     player = getcurrent().parent
     if player is not None:
         player.switch()
@@ -17,9 +17,10 @@ def wait() -> None:
 def play(
     actions: Sequence[Callable[[], object]], choose: Callable[[int, int], int]
 ) -> tuple[list[object], list[int]]:
-    """The answers, or errors, and how many choices there were at each turn; ``choose(turn, choices)``.
+    """Play actions in the order that ``choose(turn, choices)`` picks.
 
-    Choice 0 is that the action goes on which had the last turn, if it can.
+    Return their results or exceptions, and how many choices there were at each turn.  Choice 0 continues
+    the action that had the last turn, if it can go on.
     """
     answers: list[object] = [None] * len(actions)
 

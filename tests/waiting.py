@@ -1,4 +1,4 @@
-"""Time-outs of the breaker that are over when a test says so, however busy the machine is."""
+"""Time-outs of the breaker that expire when a test says so, even on a busy machine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import partial
 
 import pytest
 
-from limiter.breaker import Breaker
+from limiter.request.breaker import Breaker
 
 SAFETY = 60
-"""Seconds after which a test fails that would else wait for ever; nothing waits for them."""
+"""Seconds after which a test fails instead of waiting for ever.  No test that passes waits so long."""
 
 
 class Clock:
-    """Stands still until it is moved; so does the time of those who wait for a lock of it."""
+    """Stands still until it is moved.  Time-outs of its locks stand still, too."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -26,7 +26,7 @@ class Clock:
         return self.now
 
     def move(self, seconds: float, waiting: int = 0) -> None:
-        """Go on by so many seconds, as soon as so many threads wait with a time-out."""
+        """Advance by so many seconds, as soon as so many threads wait with a time-out."""
         with self.changed:
             if not self.changed.wait_for(lambda: self.waiting >= waiting, SAFETY):
                 pytest.fail(f"{self.waiting} threads wait with a time-out, not {waiting}")
@@ -34,12 +34,12 @@ class Clock:
             self.changed.notify_all()
 
     def lock(self) -> Lock:
-        """A new lock, in place of ``allocate_lock``."""
+        """Return a new lock, in place of ``allocate_lock``."""
         return Lock(self)
 
 
 class Lock:
-    """As one of the module _thread, but its time-outs are the clock's."""
+    """A lock like that of the module _thread, but its time-outs follow the clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -79,8 +79,8 @@ class Lock:
 
 
 def stand_still(patch: pytest.MonkeyPatch) -> Clock:
-    """The clock of all breakers made from now on."""
+    """Return a clock that all breakers made from now on use."""
     clock = Clock()
-    patch.setattr("limiter.breaker.allocate_lock", clock.lock)
-    patch.setattr("limiter.gate.Breaker", partial(Breaker, clock=clock))
+    patch.setattr("limiter.request.breaker.allocate_lock", clock.lock)
+    patch.setattr("limiter.request.gate.Breaker", partial(Breaker, clock=clock))
     return clock

@@ -1,0 +1,1 @@
+"""The doors for Apache only: the guard for ``Action``, the RewriteMap program, the health check."""

@@ -1,0 +1,224 @@
+"""The arithmetic of a limit.  It is exact, and it knows nothing about files or HTTP.
+
+A limit keeps its whole state in *names*.  Each kind answers the same questions from the names in
+a directory and the present time.  Which names may a hit claim by renaming them?  What are the new
+names?  If there are none, how long must the hit wait?  Times are integers: microseconds since the
+epoch.
+
+A name is ``SECONDS.MICROSECONDS`` (10 and 6 digits), a separator, and a number::
+
+    1513123456.123456-3
+
+The stamp has a fixed width, so names sort in the order of their times.  The separator is ``-``.
+It is ``~`` for a provisional claim: the hit that wrote the name may still give it back (see
+``Limiter``).  It stays ``~`` until the next claim.  Each kind gives stamp and number a meaning:
+
+========  ==========================================  ===================================
+kind      stamp                                       number
+========  ==========================================  ===================================
+Sliding   when this slot was last taken               the slot, from 0
+Fixed     the last hit                                hits so far in that calendar window
+Burst     the theoretical arrival time, rounded down  its rest, in 1/rate of a microsecond
+========  ==========================================  ===================================
+
+A stamp may be more than one window ahead of any time that a right clock could have written.  Then
+the clock has been set back since.  Such a name counts as free, so nobody is locked out for long.
+"""
+
+from time import time_ns
+
+SECOND = 1_000_000
+SEGMENT = 64
+"""The most slots in one directory: few enough that one getdents call returns them all."""
+
+_SETTLED = "-"
+_HELD = "~"
+
+
+def clock() -> int:
+    """The time of day in microseconds since the epoch."""
+    return time_ns() // 1000
+
+
+def stamp(time: int) -> str:
+    """A time in microseconds as text of fixed width; 0 <= time < 10**16."""
+    digits = str(time).zfill(16)  # a third faster than formatting seconds and microseconds
+    return f"{digits[:10]}.{digits[10:]}"
+
+
+def time_of(name: str) -> int:
+    """The time, in microseconds, in a name."""
+    return int(name[:10] + name[11:17])
+
+
+def number_of(name: str) -> int:
+    """The number in a name."""
+    return int(name[18:])
+
+
+def is_held(name: str) -> bool:
+    """Whether this name is provisional: the hit that wrote it may still give it back."""
+    return name[17] == _HELD
+
+
+def is_name(text: str) -> bool:
+    """Whether a directory entry has the form of a name.  Other entries are not slots."""
+    return (
+        len(text) > 18
+        and text[10] == "."
+        and text[17] in _SETTLED + _HELD
+        and (text[:10] + text[11:17] + text[18:]).isdigit()
+        and text.isascii()
+    )
+
+
+def make(time: int, held: bool, number: int) -> str:
+    """The name that has these parts."""
+    return f"{stamp(time)}{_HELD if held else _SETTLED}{number}"
+
+
+class Limit:
+    """At most ``quota`` hits per ``window`` microseconds.  The kind defines the exact meaning.
+
+    These attributes are public and the same for all kinds: ``quota`` (hits), ``window``
+    (microseconds), ``name`` (of the directory, and of the policy in HTTP), ``segments`` (the
+    directories that it may grow to).
+
+    ``names`` are the sorted names of one directory, at least one, unless a method says otherwise.
+    ``now`` is the time.  ``cost`` is how many hits to count at once, 1 to ``quota``.
+    """
+
+    quota: int
+    window: int
+    name: str
+    segments: int = 1
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    def directory(self, segment: int) -> str:
+        """The name of a segment's directory: ``10-per-1s``, ``10-per-1s.1`` ..."""
+        return f"{self.name}.{segment}" if segment else self.name
+
+    def size(self, segment: int) -> int:
+        """How many names this directory always holds."""
+        return 1
+
+    def fresh(self, segment: int) -> "list[str]":
+        """The names that this directory is furnished with: nothing is taken."""
+        return [make(0, False, 0)]
+
+    def claims(self, cost: int) -> int:
+        """How many names a hit of this cost must rename."""
+        return 1
+
+    def look(self, names: "list[str]", now: int, cost: int) -> "tuple[list[str], int, int]":
+        """The names that a hit of this cost may claim, the hits counted, and a time.
+
+        The time is the microseconds until the first of the hits is no longer counted, 0 if there is
+        none.  A kind that has one file returns its one name to claim.  If it returns none, it denies.
+        """
+        raise NotImplementedError
+
+    def taken(self, name: str, now: int, cost: int, held: bool) -> str:
+        """The new name of a free name; ``held`` if the claim may still be given back."""
+        raise NotImplementedError
+
+    def returned(self, name: str, claim: str, now: int, cost: int) -> "str | None":
+        """The new name of ``name`` that undoes ``claim``.  Other hits have built ``name`` upon it.
+
+        None: there is nothing to undo.
+        """
+        return None
+
+    def forgotten(self, name: str) -> str:
+        """The new name of a name that makes the limit forget all its hits."""
+        return make(0, False, 0)
+
+    def expiry(self, now: int) -> int:
+        """Microseconds until a hit counted at ``now`` is no longer counted, if it is the only one."""
+        return self.window
+
+    def wait(self, names: "list[str]", now: int, cost: int) -> int:
+        """Microseconds until a hit of this cost is admitted if no other hit comes; 0: now.
+
+        ``names`` are those of all directories, in any order.
+        """
+        raise NotImplementedError
+
+    def hits(self, names: "list[str]", now: int) -> "list[int]":
+        """The times of the hits counted at ``now``, as far as the names show them, oldest first."""
+        raise NotImplementedError
+
+
+class Sliding(Limit):
+    """No window of this length holds more than ``quota`` hits, wherever it begins.
+
+    Each of the ``quota`` slots can be taken once per window.  ``quota`` is 0 to 10,000.
+    """
+
+    def __init__(self, quota: int, window: int) -> None:
+        self.quota = quota
+        self.window = window
+        self.name = f"{quota}-per-{window // SECOND}s"
+        self.segments = -(-quota // SEGMENT)
+
+    def size(self, segment: int) -> int:
+        size = self.quota - segment * SEGMENT
+        return size if size < SEGMENT else SEGMENT
+
+    def fresh(self, segment: int) -> "list[str]":
+        first = segment * SEGMENT
+        return [make(0, False, slot) for slot in range(first, first + self.size(segment))]
+
+    def claims(self, cost: int) -> int:
+        return cost
+
+    def look(self, names: "list[str]", now: int, cost: int) -> "tuple[list[str], int, int]":
+        oldest = time_of(names[0])
+        if oldest > max(now - self.window, 0) and time_of(names[-1]) <= now + self.window:
+            return [], len(names), oldest + self.window - now
+        since, until = self._busy_range(now)
+        first = _below(names, since)
+        end = len(names) if names[-1] < until else _below(names, until)
+        if first == end:
+            return names, 0, 0
+        return names[:first] + names[end:], end - first, time_of(names[first]) + self.window - now
+
+    def taken(self, name: str, now: int, cost: int, held: bool) -> str:
+        return stamp(now) + (_HELD if held else _SETTLED) + name[18:]
+
+    def forgotten(self, name: str) -> str:
+        return make(0, False, number_of(name))
+
+    def wait(self, names: "list[str]", now: int, cost: int) -> int:
+        busy = self._busy(sorted(names), now)
+        lacking = cost - (self.quota - len(busy))
+        return time_of(busy[lacking - 1]) + self.window - now if lacking > 0 else 0
+
+    def hits(self, names: "list[str]", now: int) -> "list[int]":
+        return [time_of(name) for name in self._busy(names, now)]
+
+    def _busy(self, names: "list[str]", now: int) -> "list[str]":
+        first, end = self._busy_range(now)
+        return [name for name in names if first <= name < end]
+
+    def _busy_range(self, now: int) -> "tuple[str, str]":
+        """The range of stamps of taken slots: from the first, up to but without the second.
+
+        A stamp exactly one window old is free.  One exactly a window ahead is taken.  0 is always free.
+        """
+        first = now - self.window + 1
+        return stamp(first if first > 0 else 1), stamp(now + self.window + 1)
+
+
+def _below(names: "list[str]", name: str) -> int:
+    """How many of the sorted names are smaller: bisect_left, without an import of its module."""
+    low, high = 0, len(names)
+    while low < high:
+        middle = (low + high) // 2
+        if names[middle] < name:
+            low = middle + 1
+        else:
+            high = middle
+    return low

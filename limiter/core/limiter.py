@@ -1,0 +1,206 @@
+"""The limiter of a long-running process: it counts hits, and remembers what it saw.
+
+Stamps only grow.  So a limit that is full stays full until its oldest hit is one window old.  Until
+then a hit is denied from memory, without a system call.  A slot that is remembered as free may be
+claimed without a listing: the rename decides.
+"""
+
+import posix
+
+from limiter.core.furnish import must_exist
+from limiter.core.hit import ROUNDS, Decision, View, claim, deny, hit
+from limiter.core.limit import Limit, clock, is_held, is_name
+from limiter.core.notation import parse
+from limiter.core.retry import survive
+from limiter.core.store import Store, StoreError, is_app, patiently
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from os import PathLike
+
+# Deny from memory for at most so many microseconds.  Then every process sees a reset or removed slots.
+_TRUST = 1_000_000
+# Remember at most so many names of all applications.  An application itself weighs as much as ten names.
+# All this takes less than 30 MB.
+_REMEMBERED = 200_000
+_WEIGHT = 10
+
+
+class Limiter:
+    """Admits at most so many hits for each application.  This is exact for any number of processes.
+
+    ``root`` is the store, an existing directory.  ``limits`` is text in the notation of
+    ``limiter.core.notation``; all limits must admit a hit.  ``clock`` returns microseconds since the
+    epoch.  Threads may share a Limiter, and it can still be used after a fork.  Most programs make one
+    and keep it.  Raises ValueError for a bad limit.
+    """
+
+    def __init__(
+        self,
+        root: "str | PathLike[str]",
+        limits: str = "10/second",
+        *,
+        clock: "Callable[[], int]" = clock,
+    ) -> None:
+        path = posix.fspath(root)
+        self._store = Store(path if path.startswith("/") else f"{posix.getcwd()}/{path}")
+        self.limits = parse(limits)
+        self._clock = clock
+        self._memory: dict[str, _Memory] = {}
+        slots = sum([limit.claims(limit.quota) for limit in self.limits])
+        self._most = _REMEMBERED // (slots + _WEIGHT)
+
+    def hit(self, app_id: str, cost: int = 1) -> Decision:
+        """Count a hit against all limits, or deny it and count nothing.
+
+        ``cost`` is how many hits it counts as, at least 1.  Raises ValueError for a bad app_id or
+        cost.  Raises StoreError if the store fails; it is then unknown whether the hit was counted.
+        """
+        denial = self.recall(app_id, cost)
+        if denial is not None:
+            return denial
+        memory = self._memory.get(app_id)
+        if memory is not None:
+            now = self._clock()
+            views = [view.at(now, cost) for view in memory.views]
+            if not any([view.short for view in views]):
+                if claim(self._store, views, cost, self._clock, []):
+                    memory.settle(views)
+                    return Decision(True, 0.0, views, now, cost)
+        decision, views = hit(self._store, self.limits, app_id, cost, self._clock)
+        if len(self._memory) >= self._most:
+            self._memory.clear()
+        self._memory[app_id] = _Memory(views, cost, memory)
+        return decision
+
+    def recall(self, app_id: str, cost: int = 1) -> "Decision | None":
+        """The denial of such a hit, if memory alone is certain of it.  Does not call the store.
+
+        Otherwise None: only ``hit`` can decide.  Raises ValueError as ``hit`` does.
+        """
+        _check(app_id, cost)
+        memory = self._memory.get(app_id)
+        if memory is not None:
+            now = self._clock()
+            if memory.denies(now, cost):
+                return deny(memory.views, now, cost)
+        return None
+
+    def peek(self, app_id: str, cost: int = 1) -> Decision:
+        """The decision that a hit would get now.  Counts and writes nothing.  Raises as ``hit`` does."""
+        _check(app_id, cost)
+        views = [self._survey(app_id, limit) for limit in self.limits]
+        wait = 0.0
+        for view in views:
+            longer = view.wait(cost) / 1e6 if cost <= view.limit.quota else float("inf")
+            wait = max(wait, longer)
+        return Decision(not wait, wait, views, views[-1].now, 0)
+
+    def hits(self, app_id: str) -> "list[list[int]]":
+        """For each limit, the times of the hits that it counts now, in microseconds, oldest first.
+
+        A fixed limit knows only its last hit, a burst limit knows none.  Raises as ``peek`` does.
+        """
+        _check(app_id, 1)
+        views = [self._survey(app_id, limit) for limit in self.limits]
+        return [view.limit.hits(sorted(view.names()), view.now) if view.listed else [] for view in views]
+
+    def reset(self, app_id: str) -> None:
+        """Forget the hits of an application against these limits.  Raises as ``peek`` does.
+
+        Other processes may still deny from memory for up to a second.
+        """
+        _check(app_id, 1)
+        for limit in self.limits:
+            faults: list[float] = []
+            for _ in range(ROUNDS):
+                try:
+                    if self._forget(self._list(app_id, limit)):
+                        break
+                except StoreError as error:
+                    survive(error, faults)
+            else:
+                raise StoreError.contention(ROUNDS, f"{self._store.root}/{app_id}")
+        self._memory.pop(app_id, None)
+
+    def _forget(self, view: View) -> bool:
+        """Rename every name to its fresh one.  False: other hits claimed some meanwhile."""
+        lost = 0
+        for directory, names in view.listed.items():
+            for name in names:
+                fresh = view.limit.forgotten(name)
+                if name != fresh and not self._store.rename(directory, name, fresh):
+                    lost += 1
+        return not lost
+
+    def _survey(self, app_id: str, limit: Limit) -> View:
+        """A view of all directories that a limit has now.  Writes nothing."""
+        return patiently(self._list, app_id, limit)
+
+    def _list(self, app_id: str, limit: Limit) -> View:
+        view = View(limit, {})
+        for segment in range(limit.segments):
+            directory = f"{app_id}/{limit.directory(segment)}"
+            names = sorted([name for name in self._store.names(directory) if is_name(name)])
+            if not names:
+                break
+            view.listed[directory] = names
+        if not view.listed:
+            must_exist(self._store)
+        view.now = self._clock()
+        for directory in view.listed:
+            view.add(directory, view.now, 1)
+        return view
+
+
+class _Memory:
+    """What a Limiter remembers of one application: the last views, and the cost of their hit.
+
+    ``_settled``: the provisional names that this Limiter itself wrote and will not give back.
+    """
+
+    __slots__ = ("_settled", "_until", "cost", "views")
+
+    def __init__(self, views: "list[View]", cost: int, before: "_Memory | None") -> None:
+        self.views = views
+        self.cost = cost
+        self._until = -1
+        self._settled: set[str] = before._settled if before is not None else set()
+        self.settle(views)
+
+    def settle(self, views: "list[View]") -> None:
+        """Note that the hit that claimed these names has all that it needs."""
+        if len(views) == 1 and len(views[0].claimed) < 2:
+            return
+        for view in views:
+            self._settled.update([name for name in view.claimed if is_held(name)])
+        if len(self._settled) > 2 * sum(
+            [len(names) for view in views for names in view.listed.values()]
+        ):
+            self._settled.intersection_update([name for view in views for name in view.names()])
+
+    def denies(self, now: int, cost: int) -> bool:
+        """Whether it is certain, without a look at the store, that such a hit must be denied."""
+        if cost != self.cost or now < self.views[-1].now:
+            return False
+        if self._until < 0:
+            self._until = 0
+            for view in self.views:
+                if not view.short:
+                    continue
+                # A provisional name may still be given back.  A settled one will not.
+                held = [name for name in view.names() if is_held(name)]
+                if view.listed and self._settled.issuperset(held):
+                    self._until = max(self._until, view.now + min(_TRUST, view.wait(self.cost)))
+        return now < self._until
+
+
+def _check(app_id: str, cost: int) -> None:
+    if not isinstance(app_id, str) or not is_app(app_id):
+        raise ValueError(
+            f"app_id {app_id!r:.200}: expected 1 to 64 letters, digits, '.', '_' and '-',"
+            " beginning with a letter or a digit"
+        )
+    if type(cost) is not int or cost < 1:
+        raise ValueError(f"cost {cost!r:.200}: expected a whole number of at least 1")

@@ -1,0 +1,109 @@
+"""The store: the only module on the hot path that touches files.  It uses two calls, listdir and rename.
+
+docs/store-format.md defines the format.  It promises:
+
+* The name of an empty file is the whole state of a slot.  A rename claims a slot, and has one winner.
+* A directory arrives whole, by one rename.  Only a sweep makes or removes slots in a live directory.
+* No lock is needed.  Between any two system calls the store is in a valid state: nothing needs repair.
+* A lost race is an answer, not an error.  Every other error is a StoreError with its number and path.
+"""
+
+import posix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+_APP = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+
+
+class StoreError(OSError):
+    """The store has failed.  ``errno``, ``strerror`` and ``path`` say how and where."""
+
+    @classmethod
+    def of(cls, error: OSError, path: str) -> "StoreError":
+        """The file system reported this error at this path."""
+        return cls(error.errno, error.strerror, path)
+
+    @classmethod
+    def timed_out(cls, seconds: float) -> "StoreError":
+        """The file system did not answer within so many seconds."""
+        import errno  # few requests need it, and it takes as long to load as this whole module
+
+        return cls(errno.ETIMEDOUT, f"The store did not answer within {seconds:g} s (LIMITER_TIMEOUT)")
+
+    @classmethod
+    def no_thread(cls, error: RuntimeError) -> "StoreError":
+        """No thread could be started to call the file system."""
+        import errno
+
+        return cls(errno.EAGAIN, f"No thread to call the store: {error}")
+
+    @classmethod
+    def contention(cls, rounds: int, path: str) -> "StoreError":
+        """Other hits took every slot, ``rounds`` times in a row."""
+        import errno
+
+        return cls(errno.EBUSY, f"Other hits were faster, {rounds} times in a row", path)
+
+    @property
+    def path(self) -> str:
+        """The file or directory concerned; empty if it is not known."""
+        return str(self.filename or "")
+
+
+def is_app(name: str) -> bool:
+    """Whether this name is a valid app_id.  So it is not a path, and does not begin with a dot."""
+    return 0 < len(name) <= 64 and name[0] not in "._-" and not name.strip(_APP)
+
+
+class Store:
+    """The directories below ``root``.  Their names are relative to it: ``acme/10-per-1s``.
+
+    Any number of processes and threads may use one root at once.  Every method raises StoreError
+    if the file system fails.  A lost race is an answer, not an error.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def names(self, directory: str) -> list[str]:
+        """The names in a directory, in no order; none if there is no such directory."""
+        path = f"{self.root}/{directory}"
+        try:
+            return posix.listdir(path)
+        except OSError as error:
+            if is_lost(error):
+                return []
+            raise StoreError.of(error, path) from error
+
+    def rename(self, directory: str, old: str, new: str) -> bool:
+        """Rename one file of a directory.  If several try the same old name, at most one gets True."""
+        path = f"{self.root}/{directory}/"
+        try:
+            posix.rename(path + old, path + new)
+        except OSError as error:
+            if is_lost(error):
+                return False
+            raise StoreError.of(error, path + old) from error
+        return True
+
+
+def patiently(function: "Callable[..., T]", *arguments: object) -> "T":
+    """What the function returns.  Calls it again after faults that may pass (see limiter.core.retry)."""
+    try:
+        return function(*arguments)
+    except StoreError as error:
+        from limiter.core.retry import retry  # very few requests need it
+
+        return retry(error, function, *arguments)
+
+
+def is_lost(error: OSError) -> bool:
+    """Whether the error only says that a name is gone: another process was faster."""
+    import errno  # only after an error: it takes as long to load as this whole module
+
+    return error.errno in (errno.ENOENT, errno.ESTALE)

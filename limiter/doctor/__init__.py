@@ -1,0 +1,1 @@
+"""The doctor: it tests whether a file system can hold a store."""

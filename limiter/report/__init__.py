@@ -1,0 +1,1 @@
+"""Reports problems: a line in the log, and a mail."""

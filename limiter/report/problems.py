@@ -1,0 +1,57 @@
+"""Reports problems: with the reporter if the settings configure it, else as a plain log line."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from _typeshed.wsgi import ErrorStream
+
+
+def report_problem(
+    environ: "Mapping[bytes, bytes]",
+    problem: "Exception | str",
+    log: "Callable[[str], None]",
+    status: str = "500 Internal Server Error",
+) -> None:
+    """Report an error with the reporter (``limiter.report.reporter``) if these variables configure it.
+
+    Otherwise, or if the problem is text, log it as a plain line.
+    """
+    if isinstance(problem, str):
+        log(problem)
+    elif (
+        environ.get(b"LIMITER_LOG")
+        or environ.get(b"LIMITER_LOG_LEVEL")
+        or environ.get(b"LIMITER_MAIL_TO")
+    ):
+        from limiter.report.reporter import reporter_of
+
+        reporter_of(environ).report_error(status, problem)
+    else:
+        log(describe(problem))
+
+
+def report_denial(environ: "Mapping[bytes, bytes]", status: str) -> None:
+    """Report a denied request.  ``status`` is a 4xx status."""
+    from limiter.report.reporter import reporter_of
+
+    reporter_of(environ).report(status, status[4:])
+
+
+def describe(error: Exception) -> str:
+    """Return the error's type and message, as the reason for the log."""
+    return f"{type(error).__name__}: {error}"
+
+
+def line(reason: str) -> str:
+    """Return a single log line for any reason.  The reason is escaped, and cut to 2000 characters."""
+    return f"limiter: {reason}"[:2000].encode("unicode_escape").decode() + "\n"
+
+
+def write_line(file: "ErrorStream", reason: str) -> None:
+    """Write one line to a log file.  Never raises."""
+    try:
+        file.write(line(reason))
+        file.flush()
+    except Exception:
+        pass  # there is nowhere left to report it, and the decision stands

@@ -1,0 +1,1 @@
+"""Runs scripts: supervises them, checks their output, and answers for their failures."""

@@ -1,0 +1,1 @@
+"""The doors that only Apache has, and the installation into Apache."""

@@ -1,0 +1,1 @@
+"""The benchmarks and the simulation: they run, and notice a false claim."""

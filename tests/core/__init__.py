@@ -1,0 +1,1 @@
+"""The limit itself: arithmetic, store, hits, sweeping; and the laws."""

@@ -1,0 +1,1 @@
+"""The scripts in deploy/, tested without machines."""

@@ -1,0 +1,1 @@
+"""What users import: each door alone, and all of them together."""

@@ -1,1 +1,0 @@
-"""The cluster as deploy/glusterfs makes it, on machines that have nothing yet."""

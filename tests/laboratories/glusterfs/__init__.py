@@ -1,0 +1,1 @@
+"""The cluster that deploy/glusterfs makes, on machines that have nothing yet."""

@@ -1,1 +1,0 @@
-"""The load balancer, set up by its script on machines of namespaces."""

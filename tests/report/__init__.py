@@ -1,0 +1,1 @@
+"""From a problem to a line in the log and a mail."""

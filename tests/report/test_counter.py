@@ -1,0 +1,55 @@
+"""A tally loses no count, even if several count at once."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from limiter import StoreError
+from limiter.report.counter import add, read, take
+
+
+def add_many(root: str, number: int) -> None:
+    for _ in range(number):
+        add(root, "acme")
+
+
+def take_many(root: str, number: int) -> int:
+    return sum(take(root, "acme", 7) for _ in range(number))
+
+
+def test_what_was_added_is_taken_once(root: str) -> None:
+    assert read(root, "acme") == take(root, "acme", 1) == 0
+    add(root, "acme")
+    add(root, "acme", 41)
+    add(root, "other")
+    assert read(root, "acme") == 42
+    assert take(root, "acme", 40) == 40
+    assert take(root, "acme", 40) == 2
+    assert take(root, "acme", 40) == 0
+    assert read(root, "other") == 1
+
+
+def test_nothing_is_lost_between_processes_that_add_and_take(root: str) -> None:
+    with ProcessPoolExecutor(8, mp_context=get_context("fork")) as processes:
+        adding = [processes.submit(add_many, root, 1000) for _ in range(6)]
+        taking = [processes.submit(take_many, root, 500) for _ in range(2)]
+        for it in adding:
+            it.result()
+        taken = sum(it.result() for it in taking)
+    assert taken + read(root, "acme") == 6000
+    assert len(os.listdir(f"{root}/.tally/acme")) == 1
+
+
+def test_a_store_that_is_missing_is_an_error(root: str) -> None:
+    with pytest.raises(StoreError, match="does not exist"):
+        add(f"{root}/nowhere", "acme")
+
+
+def test_a_place_that_holds_something_else_is_an_error(root: str) -> None:
+    os.makedirs(f"{root}/.tally/acme/x")
+    with pytest.raises(StoreError, match="tally"):
+        take(root, "acme", 1)

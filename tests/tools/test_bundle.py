@@ -1,0 +1,146 @@
+"""Compiled bundles: each has what its script needs, works like the sources, and may be missing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from limiter.tools.bundle import BUNDLES
+from tests.places import PYTHON
+
+REPORT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import limiter
+if sys.argv[3] == "preload":
+    limiter.preload(sys.argv[2])
+loaded = [name for name in sys.modules if name.startswith("limiter.")]
+import limiter.{last}
+print(*[name[8:] for name in loaded])
+print(*[name[8:] for name in sys.modules if name.startswith("limiter.")])
+print(*[name for name in ("os", "re", "json", "typing") if name in sys.modules])
+"""
+
+
+def report(copy: Path, bundle: str, how: str = "preload") -> list[list[str]]:
+    """Return the modules preloaded, then all that the script loaded, then those it should not load."""
+    ended = subprocess.run(
+        [PYTHON, "-ISB", "-c", REPORT.format(last=BUNDLES[bundle][-1]), str(copy), bundle, how],
+        env={},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stderr == ""
+    return [line.split() for line in ended.stdout.split("\n")[:3]]
+
+
+def check(copy: Path, root: str, query: str = "app_id=acme") -> bytes:
+    """Return the answer of check.py, which must succeed."""
+    environ = {"QUERY_STRING": query, "LIMITER_ROOT": root, "LIMITER_LIMIT": "5/hour"}
+    ended = subprocess.run([copy / "cgi-bin/check.py"], env=environ, capture_output=True, check=True)
+    assert ended.stderr == b""
+    return ended.stdout
+
+
+def file(copy: Path, bundle: str = "check") -> Path:
+    """Return the file of that bundle."""
+    (path,) = (copy / "limiter/__pycache__").glob(f"{bundle}.*.bundle")
+    return path
+
+
+def with_rooms(bundle: str) -> list[str]:
+    """Return the modules of that bundle, and the packages that contain them, sorted."""
+    rooms = {name.partition(".")[0] for name in BUNDLES[bundle]}
+    return sorted({*BUNDLES[bundle], *rooms})
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_bundle_has_all_that_its_script_needs(copy: Path, bundle: str) -> None:
+    """They are in the right order, and none of them is slow to load."""
+    modules = list(BUNDLES[bundle])
+    assert report(copy, bundle) == [modules, modules, []]
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_without_it_the_same_is_loaded(copy: Path, bundle: str) -> None:
+    """So the bundle has no module too many, and none too few."""
+    preloaded, loaded, _ = report(copy, bundle, "import")
+    assert preloaded == []
+    assert sorted(loaded) == with_rooms(bundle)
+
+
+def _missing(path: Path) -> None:
+    path.unlink()
+
+
+def _another_version(path: Path) -> None:
+    path.write_bytes(b"\0\0\r\n" + path.read_bytes()[4:])
+
+
+def _checked(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:4] + b"\3\0\0\0" + path.read_bytes()[8:])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:7])
+
+
+@pytest.mark.parametrize("spoil", [_missing, _another_version, _checked, _empty, _short])
+def test_a_bundle_that_is_not_good_is_left_to_the_import_system(
+    copy: Path, root: str, spoil: Callable[[Path], None]
+) -> None:
+    """The answer is the same."""
+    spoil(file(copy))
+    preloaded, loaded, _ = report(copy, "check")
+    assert preloaded == []
+    assert sorted(loaded) == with_rooms("check")
+    assert check(copy, root).startswith(b"Status: 200 OK\n")
+
+
+def test_without_any_compiled_file(copy: Path, root: str) -> None:
+    """As in a fresh checkout."""
+    shutil.rmtree(copy / "limiter/__pycache__")
+    assert report(copy, "check")[0] == []
+    assert check(copy, root).startswith(b"Status: 200 OK\n")
+
+
+@pytest.mark.parametrize("query", ["app_id=acme", "app_id=", ""])
+def test_the_answers_of_a_bundle_are_those_of_the_sources(copy: Path, root: str, query: str) -> None:
+    with_bundle = [check(copy, root, query) for _ in range(6)]
+    shutil.rmtree(copy / "limiter/__pycache__")
+    shutil.rmtree(f"{root}/acme", ignore_errors=True)
+    assert [check(copy, root, query) for _ in range(6)] == with_bundle
+
+
+def test_a_bundle_is_believed(copy: Path, root: str) -> None:
+    """A changed source must be compiled again, with the one command in docs/operations.md."""
+    source = copy / "limiter/request/response.py"
+    source.write_text(source.read_text().replace("200 OK", "299 Changed"))
+    assert check(copy, root).startswith(b"Status: 200 OK\n")
+    ended = subprocess.run(
+        [PYTHON, "-m", "limiter", "compile"], cwd=copy, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.startswith(f"Compiled {copy}/limiter for CPython 3.")
+    assert check(copy, root).startswith(b"Status: 299 Changed\n")
+
+
+def test_what_cannot_be_compiled_is_an_error(copy: Path) -> None:
+    (copy / "limiter/request/response.py").write_text("def")
+    compiling = [PYTHON, "-m", "limiter", "compile"]
+    ended = subprocess.run(compiling, cwd=copy, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert "response.py" in ended.stderr + ended.stdout
+
+
+def test_no_bundle_is_too_long_to_be_loaded(copy: Path) -> None:
+    """A bundle is read in one call."""
+    assert max(file(copy, bundle).stat().st_size for bundle in BUNDLES) < 1_000_000
