@@ -1,0 +1,99 @@
+"""The documents: their links lead somewhere, and their commands and programs run unchanged."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from limiter.request.register import DEFAULT, put
+from tests.places import REPOSITORY
+
+pytestmark = pytest.mark.one_python
+
+DOCUMENTS = sorted(
+    [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("deploy/*.md")]
+)
+
+
+def _anchors(document: Path) -> set[str]:
+    """Return the anchors that GitHub makes from headings."""
+    headings = re.findall(r"(?m)^#+ (.*)$", document.read_text())
+    return {re.sub(r"[^\w -]", "", it.lower()).replace(" ", "-") for it in headings}
+
+
+def _links(document: Path) -> Iterator[str]:
+    text = re.sub(r"(?ms)^```.*?^```$", "", document.read_text())
+    yield from re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda it: it.stem)
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in _links(document):
+        path, _, anchor = link.partition("#")
+        if "://" in path:
+            continue
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+ELSEWHERE = (
+    "deploy/",
+    "a2enmod",
+    "apt-get install",
+    "tests/run",
+    "limiter serve",
+    "benchmarks.",
+    "/mnt/",
+)
+"""Commands that other tests (installation, laboratories, benchmarks) or a developer run."""
+
+
+def _blocks(language: str) -> list[str]:
+    return [
+        block
+        for document in DOCUMENTS
+        for block in re.findall(rf"(?ms)^```{language}\n(.*?)^```$", document.read_text())
+    ]
+
+
+COMMANDS = [block for block in _blocks("sh") if not any(it in block for it in ELSEWHERE)]
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=lambda it: re.sub(r"\W+", "-", it)[:40])
+def test_commands_succeed(tmp_path: Path, block: str) -> None:
+    """The shell ends at the first command that fails."""
+    environ = {name: it for name, it in os.environ.items() if not name.startswith("LIMITER_")}
+    environ |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "LIMITER_APPS": f"{tmp_path}/register"}
+    (tmp_path / "register").mkdir()
+    put(f"{tmp_path}/register", DEFAULT, "3/minute")
+    script = block.replace("/etc/", f"{tmp_path}/").replace("python3 ", f"{sys.executable} ")
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    ended = subprocess.run(
+        command, cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_there_are_commands_to_try() -> None:
+    assert len(COMMANDS) == 3
+
+
+PROGRAMS = [block for block in _blocks("python") if "Limiter(" in block]
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_programs_run(tmp_path: Path, block: str) -> None:
+    (tmp_path / "my-limiter").mkdir()
+    program = block.replace("/var/lib/", f"{tmp_path}/")
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
+
+
+def test_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 150
