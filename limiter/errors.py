@@ -136,11 +136,7 @@ class HandleErrors:
         # Load these while memory and descriptors are free.  Later, other threads may take the spare
         # descriptors.
         from limiter import wsgi  # noqa: F401
-        from limiter.report import exception_text as trace  # noqa: F401
-        from limiter.report import (
-            journal,  # noqa: F401
-            mail,  # noqa: F401
-        )
+        from limiter.report import exception_text, journal, mail  # noqa: F401
         from limiter.request import response  # noqa: F401
 
         self._app = app

@@ -69,6 +69,14 @@ def any_root(request: pytest.FixtureRequest) -> Iterator[str]:
     shutil.rmtree(path)
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """An empty directory that any user may enter; pytest's own may not be entered."""
+    path = new_root("/tmp")
+    yield path
+    shutil.rmtree(path)
+
+
 @pytest.fixture(scope="session")
 def installed() -> Iterator[Path]:
     """A copy of the package and cgi-bin, laid out and precompiled as the installer does it."""

@@ -26,15 +26,13 @@ FEW: Mapping[str, float] = {"BATCHES": 1, "_APPS": 2, "_CLAIMS": 70, "_LISTINGS"
 
 _SCRIPT = """\
 import sys
-from limiter.doctor import command as doctor
-from limiter.doctor import pair_checks as jointtrials
-from limiter.doctor import checks as trials
-for module in doctor, jointtrials, trials:
+from limiter.doctor import checks, command, pair_checks
+for module in command, pair_checks, checks:
     for name in vars(module).keys() & {settings}.keys():
         setattr(module, name, {settings}[name])
-for them in doctor.TRIALS, doctor.JOINT_TRIALS:
+for them in command.TRIALS, command.JOINT_TRIALS:
     them[:] = [it for it in them if it[0] in {only} or not {only}]
-sys.exit(doctor.doctor({root!r}, {meet}))
+sys.exit(command.doctor({root!r}, {meet}))
 """
 
 

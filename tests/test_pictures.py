@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 
 import pytest
 
@@ -12,10 +12,5 @@ pytestmark = pytest.mark.one_python
 
 
 def test_pictures_are_as_the_script_draws_them() -> None:
-    spec = importlib.util.spec_from_file_location("draw", REPOSITORY / "docs/draw.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for name, picture in script.PICTURES.items():
+    for name, picture in runpy.run_path(str(REPOSITORY / "docs/draw.py"))["PICTURES"].items():
         assert (REPOSITORY / f"docs/{name}.svg").read_text() == picture().as_svg() + "\n", name

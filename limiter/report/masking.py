@@ -20,7 +20,7 @@ before you cut it, because half a secret is not recognized.
 
 import re
 
-from limiter.request import secret_keys as secrecy
+from limiter.request import secret_keys
 from limiter.request.secret_keys import MASK
 
 _SCHEME = re.compile(r"\b(Bearer|Basic|Digest|Negotiate|Token|ApiKey)(\s+)[A-Za-z0-9._~+/=-]{6,}", re.I)
@@ -40,7 +40,7 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 
 def is_secret(name: str) -> bool:
     """Return whether a parameter of this name, encoded as in the query, looks like a secret."""
-    return secrecy.is_secret(_unquote(name))
+    return secret_keys.is_secret(_unquote(name))
 
 
 def mask_query(query: str) -> str:

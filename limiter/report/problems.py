@@ -1,5 +1,7 @@
 """Reports problems: with the reporter if the settings configure it, else as a plain log line."""
 
+from limiter.request.response import INTERNAL_SERVER_ERROR
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -11,7 +13,7 @@ def report_problem(
     environ: "Mapping[bytes, bytes]",
     problem: "Exception | str",
     log: "Callable[[str], None]",
-    status: str = "500 Internal Server Error",
+    status: str = INTERNAL_SERVER_ERROR,
 ) -> None:
     """Report an error with the reporter (``limiter.report.reporter``) if these variables configure it.
 

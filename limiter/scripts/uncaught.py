@@ -55,10 +55,10 @@ class Shutdown:
         sys.unraisablehook = self._of_nobody
         threading.excepthook = self._of_thread
         if self._page is not None:
-            from limiter.scripts import sys_exit as exits
+            from limiter.scripts import sys_exit
 
             at_end(ANSWER, self._end)
-            exits.watch(self._of_exit)
+            sys_exit.watch(self._of_exit)
 
     def fail(self, error: BaseException) -> None:
         """Answer and report an exception.  If the client has left, do neither."""

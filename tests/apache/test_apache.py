@@ -144,14 +144,6 @@ def run(mpm: str, home: Path, distribution: Path) -> Iterator[Server]:
     shutil.rmtree(store)
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that Apache's user may enter; pytest's own may not be entered."""
-    path = new_root("/tmp")
-    yield path
-    shutil.rmtree(path)
-
-
 def add_script(path: Path, text: str) -> None:
     """Write an executable script."""
     path.write_text(text)

@@ -202,21 +202,27 @@ def elsewhere() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def server(home: Path, site: Path, elsewhere: Path) -> Iterator[Server]:
+def more() -> str:
+    """Further configuration."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, site: Path, elsewhere: Path, more: str) -> Iterator[Server]:
     """A server with the guard in front of some directories."""
-    with run("event", home, site, elsewhere) as server:
+    with run("event", home, site, elsewhere, more) as server:
         yield server
 
 
 @pytest.fixture(scope="module", params=MPMS)
 def either(
-    request: pytest.FixtureRequest, server: Server, home: Path, site: Path, elsewhere: Path
+    request: pytest.FixtureRequest, server: Server, home: Path, site: Path, elsewhere: Path, more: str
 ) -> Iterator[Server]:
-    """That server, and the same with Apache's other way to run CGI scripts."""
+    """That server, and the same with Apache's other way to run CGI scripts: pipes, not one socket."""
     if request.param == "event":
         yield server
         return
-    with run(request.param, home, site, elsewhere) as other:
+    with run(request.param, home, site, elsewhere, more) as other:
         yield other
 
 
@@ -226,14 +232,6 @@ def run(mpm: str, home: Path, site: Path, elsewhere: Path, more: str = "") -> It
     after = (SITE + more).format(site=site, elsewhere=elsewhere, home=home, limit=LIMIT)
     with apache(mpm, home, {"LIMITER_LIMIT": "1/hour"}, after=after, modules=MODULES) as server:
         yield server
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that Apache's user may enter; pytest's own may not be entered."""
-    path = new_root("/tmp")
-    yield path
-    shutil.rmtree(path)
 
 
 def everything(directory: Path) -> str:

@@ -40,14 +40,6 @@ def site() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that Apache's user may enter."""
-    path = new_root("/tmp")
-    yield path
-    shutil.rmtree(path)
-
-
 @contextmanager
 def run(
     installed: Path, site: Path, settings: Mapping[str, str] | None = None, more: str = ""

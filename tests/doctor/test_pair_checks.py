@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from limiter.doctor import pair_checks as jointtrials
+from limiter.doctor import pair_checks
 from limiter.doctor.command import doctor
 from limiter.doctor.meeting import Meeting
 from tests.breaking import breaking_mount
@@ -77,9 +77,9 @@ def test_clocks_apart_are_told(root: str, monkeypatch: pytest.MonkeyPatch) -> No
     found: list[tuple[str, str, str, str]] = []
 
     def meet() -> None:
-        found.extend(jointtrials._clocks(Meeting(root, DEADLINE)))
+        found.extend(pair_checks._clocks(Meeting(root, DEADLINE)))
 
-    monkeypatch.setattr(jointtrials, "time", Clock)
+    monkeypatch.setattr(pair_checks, "time", Clock)
     ahead, right = threading.Thread(target=meet), threading.Thread(target=meet)
     for thread in (ahead, right):
         thread.start()

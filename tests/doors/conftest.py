@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.doors.staged import SCRIPT
+from tests.places import new_root
 
 
 @pytest.fixture
@@ -16,3 +19,11 @@ def script_root(root: str) -> str:
     script.write_text(SCRIPT)
     script.chmod(0o755)
     return root
+
+
+@pytest.fixture
+def apps() -> Iterator[str]:
+    """An empty register."""
+    path = new_root("/dev/shm")
+    yield str(path)
+    shutil.rmtree(path)

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import posix
-import shutil
 import subprocess
 import sys
 import threading
@@ -29,7 +28,7 @@ from limiter.core.limit import clock
 from limiter.request.register import put
 from limiter.request.settings import NAMES
 from tests.conftest import clean_environ
-from tests.places import REPOSITORY, new_root
+from tests.places import REPOSITORY
 from tests.waiting import stand_still
 
 with warnings.catch_warnings():
@@ -89,14 +88,6 @@ def with_fastapi() -> Any:
 def application(request: pytest.FixtureRequest) -> Any:
     """One application for each framework."""
     return request.param()
-
-
-@pytest.fixture
-def apps() -> Iterator[str]:
-    """An empty register."""
-    path = new_root("/dev/shm")
-    yield str(path)
-    shutil.rmtree(path)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,7 @@ import pytest
 from limiter import errors
 from tests.conftest import clean_environ
 from tests.failures import BEGIN, FAILURES, HALF, PAGE, PHRASES
-from tests.places import REPOSITORY, new_root
+from tests.places import REPOSITORY
 
 DEADLINE = 60
 
@@ -40,13 +39,6 @@ class Ended:
     def assert_is_own(self, status: int) -> None:
         assert (self.status, json.loads(self.body)) == (status, {"message": PHRASES[status]})
         assert self.headers.get_all("Content-Type") == ["application/json; charset=utf-8"]
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    path = new_root("/tmp")
-    yield path
-    shutil.rmtree(path)
 
 
 def run(place: Path, text: str, **variables: str) -> Ended:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import os
 import posix
-import shutil
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ from limiter.request.register import put
 from limiter.request.response import fields
 from limiter.request.settings import NAMES
 from limiter.wsgi import RateLimit
-from tests.places import new_root
 from tests.waiting import stand_still
 
 with warnings.catch_warnings():
@@ -97,14 +95,6 @@ def application(request: pytest.FixtureRequest) -> WSGIApplication:
     if request.param == "django":
         return django_application()
     return bare if request.param == "bare" else flask_application
-
-
-@pytest.fixture
-def apps() -> Iterator[str]:
-    """An empty register."""
-    path = new_root("/dev/shm")
-    yield str(path)
-    shutil.rmtree(path)
 
 
 @pytest.fixture(autouse=True)

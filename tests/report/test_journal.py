@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timedelta, timezone
 from multiprocessing import get_context
@@ -33,14 +33,6 @@ REQUEST = {
     b"UNIQUE_ID": b"awRcin2E1_BLgEjI2I_OCQAAAIE",
 }
 STACK = "/srv/x.py:7 f\n/srv/cgi/order.py:3 <module>"
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that belongs to the user."""
-    path = new_root("/tmp")
-    yield path
-    shutil.rmtree(path)
 
 
 def entry(

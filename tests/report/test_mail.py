@@ -18,25 +18,16 @@ from typing import Any
 import pytest
 
 from limiter import Decision, Limiter
-from limiter.report import mail
-from limiter.report import mail_process as mailer
+from limiter.report import mail, mail_process
 from limiter.report.counter import add
 from limiter.report.journal import compose
 from limiter.report.reporter import Reporter
 from tests.apache_server import free_port
 from tests.mailbox import Mailbox, mailbox
-from tests.places import REPOSITORY, new_root
+from tests.places import REPOSITORY
 
 REQUEST = {b"SCRIPT_NAME": b"/cgi-bin/order.py", b"QUERY_STRING": b"app_id=acme&token=hunter2"}
 DEADLINE = 60
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory for the default store, and for a log."""
-    path = new_root("/tmp")
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture
@@ -198,12 +189,12 @@ def test_a_server_that_is_silent_is_given_up(
     place: Path, box: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box.released.clear()
-    monkeypatch.setattr(mailer, "TIMEOUT", 0.3)
+    monkeypatch.setattr(mail_process, "TIMEOUT", 0.3)
     environ = settings(place, f"127.0.0.1:{box.port}")
     reporter = Reporter(environ)
-    it = mailer.message(reporter.options, {"status": 500, "reason": "x"}, 0)
+    it = mail_process.message(reporter.options, {"status": 500, "reason": "x"}, 0)
     with pytest.raises(OSError, match="timed out"):
-        mailer.send(it, reporter.options.smtp)
+        mail_process.send(it, reporter.options.smtp)
     assert not box.released.is_set(), "the server is silent still"
 
 

@@ -6,9 +6,8 @@ import asyncio
 import json
 import os
 import select
-import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from limiter.report.problems import report_problem
 from limiter.report.reporter import Reporter, reporter_of
 from tests.conftest import clean_environ
 from tests.hanging import hanging_mount
-from tests.places import PYTHON, REPOSITORY, new_root
+from tests.places import PYTHON, REPOSITORY
 
 MISTAKES = {
     "LIMITER_LOG": ["errors.log", "Syslog", "/", "/var/log/"],
@@ -47,14 +46,6 @@ MISTAKES = {
 }
 DEADLINE = 60
 CASES = [(name, value) for name, values in MISTAKES.items() for value in values]
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory for a log."""
-    path = new_root("/tmp")
-    yield path
-    shutil.rmtree(path)
 
 
 def reporter(place: Path, **more: str) -> Reporter:
@@ -318,7 +309,12 @@ def the_map(variables: dict[str, str], home: Path) -> Asked:
     return ask
 
 
-@pytest.mark.parametrize("door", [check, guarded, wsgi_application, asgi_application, the_map])
+every_door = pytest.mark.parametrize(
+    "door", [check, guarded, wsgi_application, asgi_application, the_map]
+)
+
+
+@every_door
 def test_every_door_reports_failures_and_if_told_to_denials(
     place: Path,
     root: str,
@@ -412,7 +408,7 @@ def test_the_client_has_its_answer_before_anybody_is_told_and_may_leave(
         assert json.loads(line)["status"] == 500
 
 
-@pytest.mark.parametrize("door", [check, guarded, wsgi_application, asgi_application, the_map])
+@every_door
 def test_no_door_tells_who_asked_if_that_may_be_a_key(
     place: Path,
     root: str,

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from tests.apache.test_guard import FAILED, FIELDS, OWN, OWN_SIGNALS, SIGNALS, STUCK, Guard, told
+from tests.apache.test_guard import FAILED, FIELDS, OWN, STUCK, Guard, ignored_signals, told
 from tests.failing import FAILING, TIMEOUT
 from tests.hanging import hanging_mount
 from tests.places import PYTHON, new_root
@@ -100,7 +100,7 @@ sys.path.insert(0, sys.argv.pop(1))
 moves, rests = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 for file in moves, rests:
     posix.set_inheritable(file, False)
-from limiter.apache import guard as action
+from limiter.apache import guard
 from limiter.scripts import supervise
 now = 0
 
@@ -128,7 +128,7 @@ class Select:
         return getattr(select, name)
 
 supervise.select, supervise.monotonic = Select(), lambda: now
-action.run()
+guard.run()
 """
 
 
@@ -247,15 +247,8 @@ def test_script_is_given_the_same_and_where_python_is_to_dump_a_crash(guard: Sup
 
 @pytest.mark.parametrize("ignored", ["", "PIPE", "XFSZ", "TERM CHLD"])
 def test_script_ignores_the_signals_that_it_would_have_ignored(guard: Supervised, ignored: str) -> None:
-    file = guard.script("signals", SIGNALS)
-    trap = f"trap '' {ignored};" if ignored else ""
-    shell = ["/bin/sh", "-c", f'{trap} "$0"; exit']
-    bare = subprocess.run([*shell, str(file)], capture_output=True, text=True, check=True).stdout
-    guarded = subprocess.run(
-        [*shell, *guard.program], env=guard.environ(file), capture_output=True, text=True, check=True
-    )
-    masks = [int(text.rpartition("SigIgn:")[2], 16) & ~OWN_SIGNALS for text in (guarded.stdout, bare)]
-    assert masks[0] == masks[1]
+    behind, bare = ignored_signals(guard, ignored)
+    assert behind == bare
 
 
 RESPONSES = {

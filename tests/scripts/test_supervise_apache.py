@@ -43,26 +43,14 @@ MESSAGES = {500: b'{"message": "Internal Server Error"}', 504: b'{"message": "Ga
 home = unsupervised.home
 site = unsupervised.site
 elsewhere = unsupervised.elsewhere
-place = unsupervised.place
+server = unsupervised.server
+either = unsupervised.either
 
 
 @pytest.fixture(scope="module")
-def server(home: Path, site: Path, elsewhere: Path) -> Iterator[Server]:
-    """The server of the unsupervised scripts, with one setting changed."""
-    with unsupervised.run("event", home, site, elsewhere, SUPERVISED) as server:
-        yield server
-
-
-@pytest.fixture(scope="module", params=MPMS)
-def either(
-    request: pytest.FixtureRequest, server: Server, home: Path, site: Path, elsewhere: Path
-) -> Iterator[Server]:
-    """That server, whose scripts have one socket, and the same with pipes for them."""
-    if request.param == "event":
-        yield server
-        return
-    with unsupervised.run(request.param, home, site, elsewhere, SUPERVISED) as other:
-        yield other
+def more() -> str:
+    """Let the server of the unsupervised scripts supervise them."""
+    return SUPERVISED
 
 
 # The same holds as for unsupervised scripts
@@ -312,7 +300,7 @@ CLOCKED = """\
 #!/usr/bin/python3 -IS
 import posix, sys
 sys.path.insert(0, "{home}")
-from limiter.apache import guard as action
+from limiter.apache import guard
 from limiter.scripts import supervise
 
 looks = posix.open("{place}/looks", posix.O_WRONLY | posix.O_APPEND)
@@ -322,7 +310,7 @@ def monotonic():
     return float(posix.readlink("{place}/clock"))
 
 supervise.monotonic = monotonic
-action.run()
+guard.run()
 """
 
 

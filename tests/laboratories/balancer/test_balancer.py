@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -143,34 +143,31 @@ def _cut_off(director: Director) -> Iterator[None]:
         director.plug_in()
 
 
-def test_a_web_server_whose_apache_is_dead_leaves_and_comes_back(
-    whole: Balanced, outages: list[Outage]
+@pytest.mark.parametrize(
+    ("number", "without", "what"),
+    [
+        (0, _without_apache, "Apache of one web server"),
+        (1, _without_store, "the store of one web server (its mount)"),
+    ],
+    ids=["apache", "store"],
+)
+def test_a_web_server_that_cannot_answer_leaves_and_comes_back(
+    whole: Balanced,
+    outages: list[Outage],
+    number: int,
+    without: Callable[[Machine], AbstractContextManager[None]],
+    what: str,
 ) -> None:
-    server = whole.servers[0]
+    server = whole.servers[number]
     with asking(whole.laboratory, CHECK) as play:
         play.wait_until_served()
         lost = now()
-        with _without_apache(server):
+        with without(server):
             play.wait_until_served()
             returned = now()
         play.wait_for_server(server.name, returned)
     _judge_departure(play, server, lost, returned)
-    outages.append(measure("Apache of one web server", play, lost, returned, server.name))
-
-
-def test_a_web_server_whose_store_is_gone_leaves_and_comes_back(
-    whole: Balanced, outages: list[Outage]
-) -> None:
-    server = whole.servers[1]
-    with asking(whole.laboratory, CHECK) as play:
-        play.wait_until_served()
-        lost = now()
-        with _without_store(server):
-            play.wait_until_served()
-            returned = now()
-        play.wait_for_server(server.name, returned)
-    _judge_departure(play, server, lost, returned)
-    outages.append(measure("the store of one web server (its mount)", play, lost, returned, server.name))
+    outages.append(measure(what, play, lost, returned, server.name))
 
 
 def _judge_departure(play: Play, server: Machine, lost: int, returned: int) -> None:
