@@ -3,6 +3,9 @@
 ``client.py URL RATE PATIENCE`` sends RATE requests per second, each on a new connection.  It prints a
 line of JSON when a request has ended.  ``{}`` in URL stands for the number of the request.  A request
 without an answer is abandoned after PATIENCE seconds.
+
+On a machine too busy for RATE it sends fewer: a new request waits while 8 younger than 2 seconds are under
+way.  Older ones may be lost, and hold up no other.
 """
 
 import http.client
@@ -13,6 +16,11 @@ import sys
 import threading
 import time
 from urllib.parse import urlsplit
+
+_UNDER_WAY = 8
+_YOUNG = 2
+_begun = {}  # by number, of the requests under way
+_ended = threading.Event()
 
 
 def _ask(number: int, url: str, patience: float) -> None:
@@ -31,6 +39,18 @@ def _ask(number: int, url: str, patience: float) -> None:
     request.update(ended=_now())
     sys.stdout.write(json.dumps(request) + "\n")
     sys.stdout.flush()
+    del _begun[number]
+    _ended.set()
+
+
+def _wait_for_others() -> None:
+    """Return when few enough young requests are under way."""
+    while True:
+        _ended.clear()
+        young = sorted(it for it in list(_begun.values()) if it > time.monotonic() - _YOUNG)
+        if len(young) < _UNDER_WAY:
+            return
+        _ended.wait(young[0] + _YOUNG - time.monotonic())
 
 
 def _now() -> int:
@@ -39,11 +59,13 @@ def _now() -> int:
 
 def _main(url: str, rate: str, patience: str) -> None:
     threads = []
-    begun = time.monotonic()
+    due = time.monotonic()
     for number in itertools.count():
-        rest = begun + number / float(rate) - time.monotonic()
-        if select.select([sys.stdin], [], [], max(0, rest))[0]:
+        _wait_for_others()
+        if select.select([sys.stdin], [], [], max(0, due - time.monotonic()))[0]:
             break
+        _begun[number] = time.monotonic()
+        due = max(due, _begun[number]) + 1 / float(rate)
         threads.append(threading.Thread(target=_ask, args=(number, url.format(number), float(patience))))
         threads[-1].start()
     for thread in threads:

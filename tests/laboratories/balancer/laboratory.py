@@ -163,6 +163,11 @@ class Director:
         self.end()
         self._laboratory.do("ip", "link", "delete", self.name)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it has power."""
+        return self._first is not None
+
     def end(self) -> None:
         """End it, in any state."""
         if self._first is not None:

@@ -55,7 +55,8 @@ def test_s1_and_l1_hold_through_the_loss_of_a_web_server_and_of_a_director(
         slots = os.listdir(whole.servers[0].path(f"{STORE}/whole/10-per-1s"))
     finally:
         whole.restart(server)
-        holder.start()
+        if not holder.is_on:
+            holder.start()
     play = _joined(whole, asked)
     judge_s1(only(LIMIT), play.history())
     judge_l1(only(LIMIT), play.full_history())
