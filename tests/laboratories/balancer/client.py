@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 _UNDER_WAY = 8
 _YOUNG = 2
-_begun = {}  # by number, of the requests under way
+_begun: "dict[int, float]" = {}  # by number, of the requests under way
 _ended = threading.Event()
 
 
