@@ -421,7 +421,8 @@ def test_failure_is_answered_and_told_once(guard: Supervised, clocked: Clocked, 
     assert script.reason in entry["reason"]
     assert (entry["status"], entry["script"], entry["app_id"]) == (script.status, str(file), "acme")
     assert script.words in "\n".join(entry.get("stack", []))
-    assert entry.get("where", "") == (f"{file}:{script.line}" if script.line else "")
+    if script.status != 504:  # a script that loops may be ended while its interpreter still starts
+        assert entry.get("where", "") == (f"{file}:{script.line}" if script.line else "")
     assert not script.words or script.words not in errors
 
 
