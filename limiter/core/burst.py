@@ -1,15 +1,14 @@
 """The token bucket: its state is an arrival time in one name."""
 
-from limiter.core.limit import SECOND, Limit, is_held, make, number_of, time_of
+from limiter.core.limit import SECOND, Limit, is_provisional, make, number_of, time_of
 
 
 class Burst(Limit):
     """A token bucket: it holds ``quota`` tokens, and ``rate`` tokens flow in evenly per ``period``.
 
-    ``window`` is the time in which the bucket fills.  Both times are in microseconds.  The state is
-    one number, the theoretical arrival time of the generic cell rate algorithm (ITU-T I.371, virtual
-    scheduling): the moment at which the bucket will be full again.  It is counted in units of 1/rate
-    of a microsecond.  One token is then ``period`` units, so every rate is exact.
+    ``window`` is the time in which it fills.  The state is the theoretical arrival time of the generic
+    cell rate algorithm (ITU-T I.371, virtual scheduling), when the bucket will be full again.  It is in
+    units of 1/rate of a microsecond.  One token is then ``period`` units, so every rate is exact.
     """
 
     def __init__(self, rate: int, period: int, capacity: int) -> None:
@@ -19,6 +18,10 @@ class Burst(Limit):
         self.window = -(-period * capacity // rate)
         self.name = f"{rate}-per-{period // SECOND}s-burst-{capacity}"
 
+    def share(self, nodes: int) -> str:
+        seconds = nodes * self.period // SECOND
+        return f"{self.rate} per {seconds} seconds burst {max(1, self.quota // nodes)}"
+
     def look(self, names: "list[str]", now: int, cost: int) -> "tuple[list[str], int, int]":
         debt = self._debt(names[-1], now)
         free = names[-1:] if debt + cost * self.period <= self.quota * self.period else []
@@ -26,17 +29,17 @@ class Burst(Limit):
         used = min(-(-debt // self.period), self.quota)
         return free, used, -(-(debt - (used - 1) * self.period) // self.rate) if used else 0
 
-    def taken(self, name: str, now: int, cost: int, held: bool) -> str:
+    def taken(self, name: str, now: int, cost: int, provisional: bool) -> str:
         debt = self._debt(name, now)
-        held = held or (debt > 0 and is_held(name))
-        return self._at(now * self.rate + debt + cost * self.period, held)
+        provisional = provisional or (debt > 0 and is_provisional(name))
+        return self._at(now * self.rate + debt + cost * self.period, provisional)
 
     def returned(self, name: str, claim: str, now: int, cost: int) -> "str | None":
         if now >= time_of(claim):
             # The bucket may have been full since the claim.  Then its tokens are new ones.
             return None
         units = time_of(name) * self.rate + number_of(name)
-        return self._at(units - cost * self.period, is_held(name))
+        return self._at(units - cost * self.period, is_provisional(name))
 
     def expiry(self, now: int) -> int:
         return -(-self.period // self.rate)
@@ -55,6 +58,6 @@ class Burst(Limit):
             return 0
         return max(0, (time - now) * self.rate + number_of(name))
 
-    def _at(self, units: int, held: bool) -> str:
+    def _at(self, units: int, provisional: bool) -> str:
         time, rest = divmod(units, self.rate)
-        return make(time, held, rest)
+        return make(time, provisional, rest)

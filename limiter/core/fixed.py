@@ -1,6 +1,6 @@
 """The calendar window: its state is a counter in one name."""
 
-from limiter.core.limit import SECOND, Limit, is_held, make, number_of, time_of
+from limiter.core.limit import SECOND, Limit, is_provisional, make, number_of, time_of
 
 
 class Fixed(Limit):
@@ -11,20 +11,23 @@ class Fixed(Limit):
         self.window = window
         self.name = f"{quota}-per-{window // SECOND}s-fixed"
 
+    def share(self, nodes: int) -> str:
+        return f"{super().share(nodes)} fixed"
+
     def look(self, names: "list[str]", now: int, cost: int) -> "tuple[list[str], int, int]":
         time, used = self._state(names[-1], now)
         free = names[-1:] if used + cost <= self.quota else []
         return free, used, self._end(time) - now if used else 0
 
-    def taken(self, name: str, now: int, cost: int, held: bool) -> str:
+    def taken(self, name: str, now: int, cost: int, provisional: bool) -> str:
         time, used = self._state(name, now)
-        return make(time, held or (used > 0 and is_held(name)), used + cost)
+        return make(time, provisional or (used > 0 and is_provisional(name)), used + cost)
 
     def returned(self, name: str, claim: str, now: int, cost: int) -> "str | None":
         time = time_of(name)
         if time // self.window != time_of(claim) // self.window:
             return None
-        return make(time, is_held(name), number_of(name) - cost)
+        return make(time, is_provisional(name), number_of(name) - cost)
 
     def expiry(self, now: int) -> int:
         return self._end(now) - now

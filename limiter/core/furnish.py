@@ -1,19 +1,17 @@
-"""Furnish a store: make directories full of slots, and the default store itself.
+"""Furnish a store: make directories full of slots (docs/store-format.md), and the default store itself.
 
-docs/store-format.md gives the reasons for the steps.  Very few hits need this module.
+Very few hits need this module.
 """
 
 import errno
 import posix
 
-from limiter.core.store import Store, StoreError, is_lost, patiently
+from limiter.core.store import Store, StoreError, done, is_lost, patiently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_CREATE = posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY
-_MISSING = "The store does not exist (make it, or set LIMITER_ROOT)"
 _EXISTS = (errno.EEXIST, errno.ENOTEMPTY, errno.EMLINK)
 
 # Parts of st_mode.  The module stat has them, but its import would cost more than these lines.
@@ -22,16 +20,9 @@ _DIRECTORY = 0o040000
 _WRITABLE = 0o022  # by group or others
 
 
-def remove_empty(path: str) -> bool:
-    """Remove a directory if it is empty.  Returns whether it is gone.  Raises StoreError."""
-    try:
-        posix.rmdir(path)
-    except OSError as error:
-        if error.errno in _EXISTS:
-            return False
-        if not is_lost(error):
-            raise StoreError.of(error, path) from error
-    return True
+def create(path: str) -> None:
+    """Make an empty file for its owner alone.  Raises OSError, also if it exists."""
+    posix.close(posix.open(path, posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY, 0o600))
 
 
 def furnish(store: Store, app: str, furniture: "dict[str, list[str]]") -> None:
@@ -43,11 +34,12 @@ def furnish(store: Store, app: str, furniture: "dict[str, list[str]]") -> None:
     there = store.names(app)
     if not there and _arrive(store.root, app, furniture):
         return
+    from limiter.core.removal import remove_empty  # very few hits need it
+
     for name, files in furniture.items():
         directory = f"{app}/{name}"
-        # Remove an empty directory first.  A machine may have died while it removed the last file in it.
-        # On a replicated file system, a rename onto such a directory would make two different
-        # directories of that name, for good.
+        # A machine may have died while it removed the last file in it.  On a replicated file system, a
+        # rename onto an empty directory would make two different directories of that name, for good.
         if name in there and (store.names(directory) or not remove_empty(f"{store.root}/{directory}")):
             continue
         _arrive(store.root, directory, {"": files})
@@ -55,12 +47,9 @@ def furnish(store: Store, app: str, furniture: "dict[str, list[str]]") -> None:
 
 def must_exist(store: Store) -> None:
     """Raise StoreError if the store does not exist.  A listing of it would only look empty."""
-    try:
-        posix.stat(f"{store.root}/.")
-    except FileNotFoundError as error:
-        raise StoreError(error.errno, _MISSING, store.root) from error
-    except OSError as error:
-        raise StoreError.of(error, store.root) from error
+    if not done(posix.stat, f"{store.root}/."):
+        why = "The store does not exist (make it, or set LIMITER_ROOT)"
+        raise StoreError(errno.ENOENT, why, store.root)
 
 
 def _arrive(root: str, directory: str, furniture: "dict[str, list[str]]") -> bool:
@@ -68,10 +57,9 @@ def _arrive(root: str, directory: str, furniture: "dict[str, list[str]]") -> boo
     aside = f"{root}/.new-{posix.urandom(8).hex()}"
     try:
         posix.mkdir(aside)
-    except FileNotFoundError as error:
-        raise StoreError(error.errno, _MISSING, root) from error
     except OSError as error:
         _try(posix.rmdir, aside)  # it may exist in spite of the error
+        must_exist(Store(root))
         raise StoreError.of(error, aside) from error
     try:
         for name, files in furniture.items():
@@ -79,7 +67,7 @@ def _arrive(root: str, directory: str, furniture: "dict[str, list[str]]") -> boo
             if name:
                 posix.mkdir(inner)
             for file in files:
-                posix.close(posix.open(f"{inner}/{file}", _CREATE, 0o600))
+                create(f"{inner}/{file}")
     except OSError as error:
         _discard(aside, furniture)
         raise StoreError.of(error, aside) from error
@@ -90,15 +78,10 @@ def _arrive(root: str, directory: str, furniture: "dict[str, list[str]]") -> boo
         if error.errno in _EXISTS or is_lost(error):
             return False
         raise StoreError.of(error, f"{root}/{directory}") from error
-    # GlusterFS does not count ENOTEMPTY against a majority.  Suppose that a copy has just come back to
-    # this client, and not yet to the client that was first.  This one copy makes a rename succeed that
-    # all other copies refuse.  On the others, the directory still has its old name.
-    try:
-        posix.lstat(aside)
-    except OSError as error:
-        if is_lost(error):
-            return True
-        raise StoreError.of(error, aside) from error
+    # On GlusterFS, a copy that has just come back makes a rename succeed that all other copies refuse.  On
+    # these, the directory still has its old name.
+    if not done(posix.lstat, aside):
+        return True
     _discard(aside, furniture)
     return False
 
@@ -127,7 +110,8 @@ def _default_root(temporary: str) -> str:
     except OSError as error:
         raise StoreError.of(error, path) from error
     if found.st_mode & _TYPE != _DIRECTORY or found.st_uid != user or found.st_mode & _WRITABLE:
-        why = "Not a directory of this user's own, so it is not trusted (set LIMITER_ROOT)"
+        why = "The default store must be a directory that only this user can write to: it is not trusted"
+        why += " (set LIMITER_ROOT, or remove it)"
         raise StoreError(errno.EPERM, why, path)
     return path
 

@@ -1,14 +1,11 @@
 """One hit: look at all its limits, then claim what it needs of each, or deny it and write nothing.
 
-A hit claims only if every limit has room.  A hit that needs several slots may lose a race after it has
-claimed some of them.  It gives these back, so that they are as before.
-
-Some faults of the store pass (``limiter.core.retry``).  They do not end a hit: it looks again.  After a
-rename that failed in this way, nobody knows whether it was done.  Its slot counts as used, and the hit
-tries another.
+A hit claims only if every limit has room.  If it loses a race after it has claimed some of its slots, it
+gives these back.  Some faults of the store pass (``limiter.core.retry``).  Then the hit looks again, and
+tries another slot: nobody knows whether the failed rename was done.
 """
 
-from limiter.core.limit import Limit, Sliding, is_name
+from limiter.core.limit import Limit, is_name
 from limiter.core.store import Store, StoreError
 
 TYPE_CHECKING = False
@@ -26,10 +23,8 @@ _STALL_LEAST = 10_000
 class Quota:
     """Where one limit stands.
 
-    ``limit``: the limit; ``remaining``: the hits left, 0 to ``limit.quota``; ``reset_after``: the
-    seconds, as a float, until there are more, or 0.0 if nothing is used.
-
-    A limit above 64 has several segments.  Those after the first with room count as unused.
+    ``remaining``: the hits left, 0 to ``limit.quota``; ``reset_after``: the seconds, as a float, until
+    there are more, or 0.0 if nothing is used.  Segments after the first with room count as unused.
     """
 
     __slots__ = ("limit", "remaining", "reset_after")
@@ -43,11 +38,10 @@ class Quota:
 class View:
     """What one look at one limit of an application shows.
 
-    ``listed``: the directories seen, and the sorted names in each; ``now``: the time of the look;
-    ``free``: each (directory, name) that the hit may claim; ``short``: whether these are too few;
-    ``used``: the hits counted; ``next``: microseconds until the first of these is no longer counted;
-    ``claimed``: the names that the hit wrote.  Threads may share ``listed``: a list in it is replaced,
-    never changed.
+    ``listed``: the directories seen, and the sorted names in each (threads may share it: a list in it is
+    replaced, never changed); ``now``: the time of the look; ``free``: each (directory, name) that the hit
+    may claim; ``short``: whether these are too few; ``used``: the hits counted; ``next``: microseconds
+    until the first of these is no longer counted; ``claimed``: the names that the hit wrote.
     """
 
     __slots__ = ("claimed", "free", "limit", "listed", "next", "now", "short", "used")
@@ -98,8 +92,8 @@ class View:
 class Decision:
     """The answer to a hit.  It is true if the hit is allowed.
 
-    ``retry_after`` is 0.0 if the hit is allowed.  Otherwise it is the seconds, as a float, until the
-    same hit is allowed if no other hit comes before.  It is infinite if the cost is above a limit.
+    ``retry_after``: the seconds, as a float, until the same hit is allowed if no other hit comes before.
+    It is 0.0 if the hit is allowed, and infinite if the cost is above a limit.
     """
 
     __slots__ = ("_cost", "_now", "_views", "allowed", "retry_after")
@@ -118,10 +112,8 @@ class Decision:
         return self.allowed
 
     def __repr__(self) -> str:
-        return (
-            f"Decision(allowed={self.allowed}, limit={self.limit},"
-            f" remaining={self.remaining}, retry_after={self.retry_after})"
-        )
+        standing = f"limit={self.limit}, remaining={self.remaining}, retry_after={self.retry_after}"
+        return f"Decision(allowed={self.allowed}, {standing})"
 
     @property
     def quotas(self) -> "list[Quota]":
@@ -147,25 +139,19 @@ def hit(
     ``app`` is an app_id and ``cost`` is at least 1.  ``clock`` returns microseconds since the epoch.
     A cost above a limit is denied without a call to the store.  Raises StoreError.
     """
-    for limit in limits:
-        if cost > limit.quota:
-            views = [View(limit, {}) for limit in limits]
-            return Decision(False, float("inf"), views, 0, 0), views
-    faults: list[float] = []
+    if any([cost > limit.quota for limit in limits]):
+        views = [View(limit, {}) for limit in limits]
+        return Decision(False, float("inf"), views, 0, 0), views
+    attempt = Attempt(store, limits, app, cost, clock)
     for _ in range(ROUNDS):
-        views = []
-        short = False
         try:
-            for limit in limits:
-                view = _look(store, limits, limit, app, cost, clock)
-                views.append(view)
-                short = short or view.short
-            if short:
+            views = [attempt.look(limit) for limit in limits]
+            if any([view.short for view in views]):
                 return deny(views, views[-1].now, cost), views
-            if claim(store, views, cost, clock, faults):
+            if attempt.claim(views):
                 return Decision(True, 0.0, views, views[-1].now, cost), views
         except StoreError as error:
-            _survive(error, faults)
+            _survive(error, attempt.faults)
     raise StoreError.contention(ROUNDS, f"{store.root}/{app}")
 
 
@@ -179,140 +165,117 @@ def deny(views: "Sequence[View]", now: int, cost: int) -> Decision:
     return Decision(False, (end - now) / 1e6, views, now, 0)
 
 
-def claim(
-    store: Store,
-    views: "Sequence[View]",
-    cost: int,
-    clock: "Callable[[], int]",
-    faults: "list[float]",
-) -> bool:
-    """Claim what a hit needs in each view.  False: a race was lost, and nothing is claimed.
+class Attempt:
+    """The looks and claims of one hit.  Its parameters are those of ``hit``.
 
-    ``faults``: the times of earlier passing faults of this hit (``limiter.core.retry``).  Raises
-    StoreError.
+    ``faults``: the times of its passing faults so far (``limiter.core.retry``).
     """
-    claims: list[tuple[View, str, str, str]] = []
-    lost: list[tuple[View, str, str, str]] = []
-    if len(views) > 1:
-        views = sorted(views, key=_order)
-    try:
-        for view in views:
-            needed = view.limit.claims(cost)
-            # Hits that compete look at different moments, so they start at different slots.
-            start = view.now % len(view.free)
-            for directory, name in view.free[start:] + view.free[:start]:
-                held = needed > 1 or view is not views[-1]
-                try:
-                    new = _take(store, view, directory, name, cost, held, clock)
-                except StoreError as error:
-                    _survive(error, faults)
-                    new = None
-                if not new:
-                    # Another hit took it since the look, or this one did.  It is useless to try again.
-                    lost.append((view, directory, name, view.limit.taken(name, view.now, cost, False)))
-                    continue
-                claims.append((view, directory, name, new))
-                needed -= 1
-                if not needed:
-                    break
-            if needed:
-                _give_back(store, claims, cost, clock, faults)
-                return False
-    except StoreError:
+
+    def __init__(
+        self, store: Store, limits: "Sequence[Limit]", app: str, cost: int, clock: "Callable[[], int]"
+    ) -> None:
+        self.store = store
+        self.limits = limits
+        self.app = app
+        self.cost = cost
+        self.clock = clock
+        self.faults: list[float] = []
+
+    def look(self, limit: Limit) -> View:
+        """List the segments until there is enough room or none is left.  Missing ones are furnished."""
+        view = View(limit, {})
+        for segment in range(limit.segments):
+            directory = f"{self.app}/{limit.directory(segment)}"
+            names = self.store.names(directory)
+            names.sort()
+            if len(names) != limit.size(segment) or names[0] < "0":
+                from limiter.core.repair import complete  # very few hits need it
+
+                together = self.limits if segment == 0 else [limit]
+                names = complete(self.store, self.app, together, limit, segment, names, self.clock())
+            view.listed[directory] = names
+            if not view.add(directory, self.clock(), self.cost):
+                return view
+        # The first segments may have gained room while the last were listed.  Look at all for one time.
+        return view if limit.segments == 1 else view.at(view.now, self.cost)
+
+    def claim(self, views: "Sequence[View]") -> bool:
+        """Claim what the hit needs in each view.  False: a race was lost, and nothing is claimed."""
+        claims: list[tuple[View, str, str, str]] = []
+        lost: list[tuple[View, str, str, str]] = []
+        views = sorted(views, key=_order) if len(views) > 1 else views
         try:
-            _give_back(store, claims, cost, clock, faults)
+            for view in views:
+                needed = view.limit.claims(self.cost)
+                # Hits that compete look at different moments, so they start at different slots.
+                start = view.now % len(view.free)
+                for directory, name in view.free[start:] + view.free[:start]:
+                    provisional = needed > 1 or view is not views[-1]
+                    try:
+                        new = self._take(view, directory, name, provisional)
+                    except StoreError as error:
+                        _survive(error, self.faults)
+                        new = None
+                    if not new:
+                        # Another hit took it since the look, or this one did.  Do not try it again.
+                        new = view.limit.taken(name, view.now, self.cost, False)
+                        lost.append((view, directory, name, new))
+                        continue
+                    claims.append((view, directory, name, new))
+                    needed -= 1
+                    if not needed:
+                        break
+                if needed:
+                    self._give_back(claims)
+                    return False
         except StoreError:
-            pass  # report the first error
-        raise
-    for view, directory, name, new in claims + lost:
-        names = [new if other == name else other for other in view.listed[directory]]
-        names.sort()
-        view.listed[directory] = names
-    for view, _, _, new in claims:
-        view.claimed.append(new)
-    return True
+            try:
+                self._give_back(claims)
+            except StoreError:
+                pass  # report the first error
+            raise
+        for view, directory, name, new in claims + lost:
+            names = view.listed[directory]
+            view.listed[directory] = sorted([new if other == name else other for other in names])
+        for view, _, _, new in claims:
+            view.claimed.append(new)
+        return True
+
+    def _take(self, view: View, directory: str, name: str, provisional: bool) -> "str | None":
+        """Claim one name.  Returns its new name, or None if another hit claimed it first."""
+        now = max(view.now, self.clock())
+        new = view.limit.taken(name, now, self.cost, provisional)
+        if not self.store.rename(directory, name, new):
+            return None
+        late = self.clock()
+        if late - now > _STALL_LEAST and late - now > view.limit.window // _STALL:
+            # The hit is admitted only now.  With the earlier stamp it would be forgotten too soon.
+            again = view.limit.taken(name, late, self.cost, provisional)
+            if self.store.rename(directory, new, again):
+                return again
+        return new
+
+    def _give_back(self, claims: "list[tuple[View, str, str, str]]") -> None:
+        for view, directory, old, new in reversed(claims):
+            try:
+                if self.store.rename(directory, new, old):
+                    continue
+                for _ in range(ROUNDS):
+                    name = max(filter(is_name, self.store.names(directory)), default="")
+                    undone = view.limit.returned(name, new, self.clock(), self.cost) if name else None
+                    if undone is None or self.store.rename(directory, name, undone):
+                        break
+            except StoreError as error:
+                # The claim may have been given back.  To repeat that would admit one hit too many.
+                _survive(error, self.faults)
 
 
 def _order(view: View) -> "tuple[bool, int]":
-    """The order in which to claim.
+    """The order in which to claim: first what can always be given back, then shorter windows.
 
-    Slots come before the single names of other kinds.  A slot can always be given back, but other hits
-    may build upon a single name.  Then shorter windows come first.  A hit that dies between two claims
-    has used up the first, and a shorter window forgets it sooner.
+    A hit that dies between two claims has used up the first.  A shorter window forgets it sooner.
     """
-    return type(view.limit) is not Sliding, view.limit.window
-
-
-def _look(
-    store: Store,
-    limits: "Sequence[Limit]",
-    limit: Limit,
-    app: str,
-    cost: int,
-    clock: "Callable[[], int]",
-) -> View:
-    """List the segments in order until there is enough room or no segment is left.
-
-    A segment that is missing is furnished.
-    """
-    view = View(limit, {})
-    for segment in range(limit.segments):
-        directory = f"{app}/{limit.directory(segment)}"
-        names = store.names(directory)
-        names.sort()
-        if len(names) != limit.size(segment) or names[0] < "0":
-            from limiter.core.repair import complete  # very few hits need it
-
-            names = complete(store, limits, limit, segment, app, names, clock())
-        view.listed[directory] = names
-        if not view.add(directory, clock(), cost):
-            return view
-    # The first segments may have gained room while the last were listed.  Look at all for one time.
-    return view if limit.segments == 1 else view.at(view.now, cost)
-
-
-def _take(
-    store: Store,
-    view: View,
-    directory: str,
-    name: str,
-    cost: int,
-    held: bool,
-    clock: "Callable[[], int]",
-) -> "str | None":
-    """Claim one name.  Returns its new name, or None if another hit was faster."""
-    now = max(view.now, clock())
-    new = view.limit.taken(name, now, cost, held)
-    if not store.rename(directory, name, new):
-        return None
-    late = clock()
-    if late - now > _STALL_LEAST and late - now > view.limit.window // _STALL:
-        # The hit is admitted only now.  With the earlier stamp it would be forgotten too soon.
-        again = view.limit.taken(name, late, cost, held)
-        if store.rename(directory, new, again):
-            return again
-    return new
-
-
-def _give_back(
-    store: Store,
-    claims: "list[tuple[View, str, str, str]]",
-    cost: int,
-    clock: "Callable[[], int]",
-    faults: "list[float]",
-) -> None:
-    for view, directory, old, new in reversed(claims):
-        try:
-            if store.rename(directory, new, old):
-                continue
-            for _ in range(ROUNDS):
-                name = max(filter(is_name, store.names(directory)), default="")
-                undone = view.limit.returned(name, new, clock(), cost) if name else None
-                if undone is None or store.rename(directory, name, undone):
-                    break
-        except StoreError as error:
-            # The claim may have been given back.  To give it back twice would admit one hit too many.
-            _survive(error, faults)
+    return not view.limit.is_returnable, view.limit.window
 
 
 def _survive(error: StoreError, faults: "list[float]") -> None:

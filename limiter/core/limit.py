@@ -1,38 +1,20 @@
 """The arithmetic of a limit.  It is exact, and it knows nothing about files or HTTP.
 
-A limit keeps its whole state in *names*.  Each kind answers the same questions from the names in
-a directory and the present time.  Which names may a hit claim by renaming them?  What are the new
-names?  If there are none, how long must the hit wait?  Times are integers: microseconds since the
-epoch.
-
-A name is ``SECONDS.MICROSECONDS`` (10 and 6 digits), a separator, and a number::
-
-    1513123456.123456-3
-
-The stamp has a fixed width, so names sort in the order of their times.  The separator is ``-``.
-It is ``~`` for a provisional claim: the hit that wrote the name may still give it back (see
-``Limiter``).  It stays ``~`` until the next claim.  Each kind gives stamp and number a meaning:
-
-========  ==========================================  ===================================
-kind      stamp                                       number
-========  ==========================================  ===================================
-Sliding   when this slot was last taken               the slot, from 0
-Fixed     the last hit                                hits so far in that calendar window
-Burst     the theoretical arrival time, rounded down  its rest, in 1/rate of a microsecond
-========  ==========================================  ===================================
-
-A stamp may be more than one window ahead of any time that a right clock could have written.  Then
-the clock has been set back since.  Such a name counts as free, so nobody is locked out for long.
+A limit keeps its whole state in *names* such as ``1513123456.123456-3`` (docs/store-format.md).  Each
+kind answers the same questions from the names in a directory and the present time.  Times are integers:
+microseconds since the epoch.  Names sort in the order of their times.
 """
 
 from time import time_ns
+
+TYPE_CHECKING = False
 
 SECOND = 1_000_000
 SEGMENT = 64
 """The most slots in one directory: few enough that one getdents call returns them all."""
 
 _SETTLED = "-"
-_HELD = "~"
+_PROVISIONAL = "~"
 
 
 def clock() -> int:
@@ -56,9 +38,9 @@ def number_of(name: str) -> int:
     return int(name[18:])
 
 
-def is_held(name: str) -> bool:
+def is_provisional(name: str) -> bool:
     """Whether this name is provisional: the hit that wrote it may still give it back."""
-    return name[17] == _HELD
+    return name[17] == _PROVISIONAL
 
 
 def is_name(text: str) -> bool:
@@ -66,15 +48,15 @@ def is_name(text: str) -> bool:
     return (
         len(text) > 18
         and text[10] == "."
-        and text[17] in _SETTLED + _HELD
+        and text[17] in _SETTLED + _PROVISIONAL
         and (text[:10] + text[11:17] + text[18:]).isdigit()
         and text.isascii()
     )
 
 
-def make(time: int, held: bool, number: int) -> str:
+def make(time: int, provisional: bool, number: int) -> str:
     """The name that has these parts."""
-    return f"{stamp(time)}{_HELD if held else _SETTLED}{number}"
+    return f"{stamp(time)}{_PROVISIONAL if provisional else _SETTLED}{number}"
 
 
 class Limit:
@@ -82,7 +64,8 @@ class Limit:
 
     These attributes are public and the same for all kinds: ``quota`` (hits), ``window``
     (microseconds), ``name`` (of the directory, and of the policy in HTTP), ``segments`` (the
-    directories that it may grow to).
+    directories that it may grow to), ``is_returnable`` (whether a claim can always be given back; if
+    not, other hits may build upon its name).
 
     ``names`` are the sorted names of one directory, at least one, unless a method says otherwise.
     ``now`` is the time.  ``cost`` is how many hits to count at once, 1 to ``quota``.
@@ -92,6 +75,27 @@ class Limit:
     window: int
     name: str
     segments: int = 1
+    is_returnable: bool = False
+
+    if TYPE_CHECKING:  # what each kind defines itself
+
+        def look(self, names: "list[str]", now: int, cost: int) -> "tuple[list[str], int, int]":
+            """The names that a hit of this cost may claim (too few: it is denied), and the hits counted.
+
+            Then the microseconds until the first of these is no longer counted, 0 if there is none.
+            """
+
+        def taken(self, name: str, now: int, cost: int, provisional: bool) -> str:
+            """The new name of a free name; ``provisional`` if the claim may still be given back."""
+
+        def wait(self, names: "list[str]", now: int, cost: int) -> int:
+            """Microseconds until a hit of this cost is admitted if no other hit comes; 0: now.
+
+            ``names`` are those of all directories, in any order.
+            """
+
+        def hits(self, names: "list[str]", now: int) -> "list[int]":
+            """The times of the hits counted at ``now``, as far as the names show them, oldest first."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -108,27 +112,23 @@ class Limit:
         """The names that this directory is furnished with: nothing is taken."""
         return [make(0, False, 0)]
 
+    def owns(self, names: "list[str]", segment: int) -> bool:
+        """Whether all these are names of this directory's slots, at most one for each slot."""
+        return len(names) <= self.size(segment) and all(map(is_name, names))
+
+    def share(self, nodes: int) -> str:
+        """One node's share of the limit, in the notation (see ``limiter.request.node_share``)."""
+        seconds = self.window // SECOND
+        if 0 < self.quota < nodes:
+            return f"1 per {seconds * -(-nodes // self.quota)} seconds"
+        return f"{self.quota // nodes} per {seconds} seconds"
+
     def claims(self, cost: int) -> int:
         """How many names a hit of this cost must rename."""
         return 1
 
-    def look(self, names: "list[str]", now: int, cost: int) -> "tuple[list[str], int, int]":
-        """The names that a hit of this cost may claim, the hits counted, and a time.
-
-        The time is the microseconds until the first of the hits is no longer counted, 0 if there is
-        none.  A kind that has one file returns its one name to claim.  If it returns none, it denies.
-        """
-        raise NotImplementedError
-
-    def taken(self, name: str, now: int, cost: int, held: bool) -> str:
-        """The new name of a free name; ``held`` if the claim may still be given back."""
-        raise NotImplementedError
-
     def returned(self, name: str, claim: str, now: int, cost: int) -> "str | None":
-        """The new name of ``name`` that undoes ``claim``.  Other hits have built ``name`` upon it.
-
-        None: there is nothing to undo.
-        """
+        """The name that undoes ``claim``, on which others have built ``name``.  None: nothing to undo."""
         return None
 
     def forgotten(self, name: str) -> str:
@@ -139,23 +139,14 @@ class Limit:
         """Microseconds until a hit counted at ``now`` is no longer counted, if it is the only one."""
         return self.window
 
-    def wait(self, names: "list[str]", now: int, cost: int) -> int:
-        """Microseconds until a hit of this cost is admitted if no other hit comes; 0: now.
-
-        ``names`` are those of all directories, in any order.
-        """
-        raise NotImplementedError
-
-    def hits(self, names: "list[str]", now: int) -> "list[int]":
-        """The times of the hits counted at ``now``, as far as the names show them, oldest first."""
-        raise NotImplementedError
-
 
 class Sliding(Limit):
     """No window of this length holds more than ``quota`` hits, wherever it begins.
 
     Each of the ``quota`` slots can be taken once per window.  ``quota`` is 0 to 10,000.
     """
+
+    is_returnable = True
 
     def __init__(self, quota: int, window: int) -> None:
         self.quota = quota
@@ -171,6 +162,10 @@ class Sliding(Limit):
         first = segment * SEGMENT
         return [make(0, False, slot) for slot in range(first, first + self.size(segment))]
 
+    def owns(self, names: "list[str]", segment: int) -> bool:
+        numbers = {number_of(name) - segment * SEGMENT for name in names if is_name(name)}
+        return len(numbers) == len(names) and numbers <= set(range(self.size(segment)))
+
     def claims(self, cost: int) -> int:
         return cost
 
@@ -185,8 +180,8 @@ class Sliding(Limit):
             return names, 0, 0
         return names[:first] + names[end:], end - first, time_of(names[first]) + self.window - now
 
-    def taken(self, name: str, now: int, cost: int, held: bool) -> str:
-        return stamp(now) + (_HELD if held else _SETTLED) + name[18:]
+    def taken(self, name: str, now: int, cost: int, provisional: bool) -> str:
+        return stamp(now) + (_PROVISIONAL if provisional else _SETTLED) + name[18:]
 
     def forgotten(self, name: str) -> str:
         return make(0, False, number_of(name))

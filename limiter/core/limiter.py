@@ -8,10 +8,9 @@ claimed without a listing: the rename decides.
 import posix
 
 from limiter.core.furnish import must_exist
-from limiter.core.hit import ROUNDS, Decision, View, claim, deny, hit
-from limiter.core.limit import Limit, clock, is_held, is_name
+from limiter.core.hit import ROUNDS, Attempt, Decision, View, deny, hit
+from limiter.core.limit import Limit, clock, is_name, is_provisional
 from limiter.core.notation import parse
-from limiter.core.retry import survive
 from limiter.core.store import Store, StoreError, is_app, patiently
 
 TYPE_CHECKING = False
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 
 # Deny from memory for at most so many microseconds.  Then every process sees a reset or removed slots.
 _TRUST = 1_000_000
-# Remember at most so many names of all applications.  An application itself weighs as much as ten names.
-# All this takes less than 30 MB.
+# Remember at most so many names, less than 30 MB.  An application itself weighs as much as ten names.
 _REMEMBERED = 200_000
 _WEIGHT = 10
 
@@ -30,10 +28,9 @@ _WEIGHT = 10
 class Limiter:
     """Admits at most so many hits for each application.  This is exact for any number of processes.
 
-    ``root`` is the store, an existing directory.  ``limits`` is text in the notation of
-    ``limiter.core.notation``; all limits must admit a hit.  ``clock`` returns microseconds since the
-    epoch.  Threads may share a Limiter, and it can still be used after a fork.  Most programs make one
-    and keep it.  Raises ValueError for a bad limit.
+    ``root`` is the store, an existing directory.  ``limits`` is text (docs/limits.md); all limits must
+    admit a hit.  ``clock`` returns microseconds since the epoch.  Threads may share a Limiter, and it
+    can still be used after a fork.  Most programs make one and keep it.  Raises ValueError for a bad limit.
     """
 
     def __init__(
@@ -54,8 +51,8 @@ class Limiter:
     def hit(self, app_id: str, cost: int = 1) -> Decision:
         """Count a hit against all limits, or deny it and count nothing.
 
-        ``cost`` is how many hits it counts as, at least 1.  Raises ValueError for a bad app_id or
-        cost.  Raises StoreError if the store fails; it is then unknown whether the hit was counted.
+        ``cost`` is how many hits it counts as.  Raises ValueError for a bad app_id or cost, and StoreError
+        if the store fails.  It is then unknown whether the hit was counted.
         """
         denial = self.recall(app_id, cost)
         if denial is not None:
@@ -65,7 +62,7 @@ class Limiter:
             now = self._clock()
             views = [view.at(now, cost) for view in memory.views]
             if not any([view.short for view in views]):
-                if claim(self._store, views, cost, self._clock, []):
+                if Attempt(self._store, self.limits, app_id, cost, self._clock).claim(views):
                     memory.settle(views)
                     return Decision(True, 0.0, views, now, cost)
         decision, views = hit(self._store, self.limits, app_id, cost, self._clock)
@@ -75,9 +72,9 @@ class Limiter:
         return decision
 
     def recall(self, app_id: str, cost: int = 1) -> "Decision | None":
-        """The denial of such a hit, if memory alone is certain of it.  Does not call the store.
+        """The denial of such a hit if memory is certain of it, without a call to the store; or None.
 
-        Otherwise None: only ``hit`` can decide.  Raises ValueError as ``hit`` does.
+        Raises ValueError as ``hit`` does.
         """
         _check(app_id, cost)
         memory = self._memory.get(app_id)
@@ -90,11 +87,9 @@ class Limiter:
     def peek(self, app_id: str, cost: int = 1) -> Decision:
         """The decision that a hit would get now.  Counts and writes nothing.  Raises as ``hit`` does."""
         _check(app_id, cost)
-        views = [self._survey(app_id, limit) for limit in self.limits]
-        wait = 0.0
-        for view in views:
-            longer = view.wait(cost) / 1e6 if cost <= view.limit.quota else float("inf")
-            wait = max(wait, longer)
+        views = self._survey(app_id)
+        is_too_much = any([cost > limit.quota for limit in self.limits])
+        wait = float("inf") if is_too_much else max([view.wait(cost) for view in views]) / 1e6
         return Decision(not wait, wait, views, views[-1].now, 0)
 
     def hits(self, app_id: str) -> "list[list[int]]":
@@ -103,40 +98,31 @@ class Limiter:
         A fixed limit knows only its last hit, a burst limit knows none.  Raises as ``peek`` does.
         """
         _check(app_id, 1)
-        views = [self._survey(app_id, limit) for limit in self.limits]
+        views = self._survey(app_id)
         return [view.limit.hits(sorted(view.names()), view.now) if view.listed else [] for view in views]
 
     def reset(self, app_id: str) -> None:
-        """Forget the hits of an application against these limits.  Raises as ``peek`` does.
-
-        Other processes may still deny from memory for up to a second.
-        """
+        """Forget the hits of an application.  Other processes may deny from memory for one second more."""
         _check(app_id, 1)
         for limit in self.limits:
-            faults: list[float] = []
-            for _ in range(ROUNDS):
-                try:
-                    if self._forget(self._list(app_id, limit)):
-                        break
-                except StoreError as error:
-                    survive(error, faults)
-            else:
-                raise StoreError.contention(ROUNDS, f"{self._store.root}/{app_id}")
+            patiently(self._forget, app_id, limit)
         self._memory.pop(app_id, None)
 
-    def _forget(self, view: View) -> bool:
-        """Rename every name to its fresh one.  False: other hits claimed some meanwhile."""
-        lost = 0
-        for directory, names in view.listed.items():
-            for name in names:
-                fresh = view.limit.forgotten(name)
-                if name != fresh and not self._store.rename(directory, name, fresh):
-                    lost += 1
-        return not lost
+    def _forget(self, app_id: str, limit: Limit) -> None:
+        """Rename every name to its fresh one.  Looks again if other hits claimed some meanwhile."""
+        for _ in range(ROUNDS):
+            lost = 0
+            for directory, names in self._list(app_id, limit).listed.items():
+                for name in names:
+                    fresh = limit.forgotten(name)
+                    lost += name != fresh and not self._store.rename(directory, name, fresh)
+            if not lost:
+                return
+        raise StoreError.contention(ROUNDS, f"{self._store.root}/{app_id}")
 
-    def _survey(self, app_id: str, limit: Limit) -> View:
-        """A view of all directories that a limit has now.  Writes nothing."""
-        return patiently(self._list, app_id, limit)
+    def _survey(self, app_id: str) -> "list[View]":
+        """A view of each limit, with all directories that it has now.  Writes nothing."""
+        return [patiently(self._list, app_id, limit) for limit in self.limits]
 
     def _list(self, app_id: str, limit: Limit) -> View:
         view = View(limit, {})
@@ -174,10 +160,9 @@ class _Memory:
         if len(views) == 1 and len(views[0].claimed) < 2:
             return
         for view in views:
-            self._settled.update([name for name in view.claimed if is_held(name)])
-        if len(self._settled) > 2 * sum(
-            [len(names) for view in views for names in view.listed.values()]
-        ):
+            self._settled.update([name for name in view.claimed if is_provisional(name)])
+        count = sum([len(names) for view in views for names in view.listed.values()])
+        if len(self._settled) > 2 * count:
             self._settled.intersection_update([name for view in views for name in view.names()])
 
     def denies(self, now: int, cost: int) -> bool:
@@ -186,21 +171,17 @@ class _Memory:
             return False
         if self._until < 0:
             self._until = 0
-            for view in self.views:
-                if not view.short:
-                    continue
+            for view in [view for view in self.views if view.short and view.listed]:
                 # A provisional name may still be given back.  A settled one will not.
-                held = [name for name in view.names() if is_held(name)]
-                if view.listed and self._settled.issuperset(held):
+                provisional = [name for name in view.names() if is_provisional(name)]
+                if self._settled.issuperset(provisional):
                     self._until = max(self._until, view.now + min(_TRUST, view.wait(self.cost)))
         return now < self._until
 
 
 def _check(app_id: str, cost: int) -> None:
     if not isinstance(app_id, str) or not is_app(app_id):
-        raise ValueError(
-            f"app_id {app_id!r:.200}: expected 1 to 64 letters, digits, '.', '_' and '-',"
-            " beginning with a letter or a digit"
-        )
+        expected = "1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or a digit"
+        raise ValueError(f"app_id {app_id!r:.200}: expected {expected}")
     if type(cost) is not int or cost < 1:
         raise ValueError(f"cost {cost!r:.200}: expected a whole number of at least 1")

@@ -11,22 +11,12 @@ Spaces and tabs may stand between any two parts.  Upper and lower case mean the 
 
 from limiter.core.limit import SECOND, Limit, Sliding
 
-_UNITS = {
-    "second": 1,
-    "seconds": 1,
-    "sec": 1,
-    "s": 1,
-    "minute": 60,
-    "minutes": 60,
-    "min": 60,
-    "m": 60,
-    "hour": 3600,
-    "hours": 3600,
-    "h": 3600,
-    "day": 86400,
-    "days": 86400,
-    "d": 86400,
-}
+_UNITS = (
+    (1, ("second", "seconds", "sec", "s")),
+    (60, ("minute", "minutes", "min", "m")),
+    (3600, ("hour", "hours", "h")),
+    (86400, ("day", "days", "d")),
+)
 _DIGITS = "0123456789"
 _MOST_SLOTS = 10_000
 _MOST = 10**15 - 1  # the largest integer of an HTTP structured field (RFC 9651, 3.3.1)
@@ -36,9 +26,8 @@ _LONGEST = 3660 * 86400
 def parse(text: str) -> "tuple[Limit, ...]":
     """The limits that ``text`` names, in its order.
 
-    Raises ValueError, with the text and the place, if the text is not in the notation, a sliding limit
-    is above 10,000, a window (or the time in which a bucket fills) is above 3,660 days, or a limit is
-    given twice.
+    Raises ValueError, with the text and the place, if it is not in the notation, a sliding limit is above
+    10,000, a window or the time to fill a bucket is above 3,660 days, or a limit is given twice.
     """
     limits: list[Limit] = []
     at = 0
@@ -52,6 +41,21 @@ def parse(text: str) -> "tuple[Limit, ...]":
         if text[end] != ";":
             raise _error(text, end, "';' or the end")
         at = end + 1
+
+
+def limit_of(directory: str) -> "tuple[Limit, int] | None":
+    """The limit whose directory has this name, and the number of the segment.  None: no limit's has.
+
+    The name of a limit is its notation, with ``-`` for each space.
+    """
+    name, _, number = directory.partition(".")
+    segment = int(number) if number.isdecimal() else 0
+    try:
+        (limit,) = parse(name.replace("-", " "))
+    except ValueError:
+        return None
+    is_exact = segment < limit.segments and limit.directory(segment) == directory
+    return (limit, segment) if is_exact else None
 
 
 def _limit(text: str, at: int) -> "tuple[Limit, int]":
@@ -70,9 +74,10 @@ def _limit(text: str, at: int) -> "tuple[Limit, int]":
         if not multiple:
             raise _error(text, multiple_at, "a window of at least 1 second")
     word, end = _word(text, at)
-    if word not in _UNITS:
+    units = [seconds for seconds, words in _UNITS if word in words]
+    if not units:
         raise _error(text, at, "a unit (second, minute, hour or day)")
-    window = multiple * _UNITS[word]
+    window = multiple * units[0]
     if window > _LONGEST:
         raise _error(text, multiple_at, f"a window of at most {_LONGEST // 86400} days")
     at = end
@@ -93,25 +98,18 @@ def _limit(text: str, at: int) -> "tuple[Limit, int]":
             raise _error(text, end, f"a bucket that fills within {_LONGEST // 86400} days")
         return Burst(count, window * SECOND, burst), after
     if count > _MOST_SLOTS:
-        raise _error(
-            text,
-            start,
-            f"a sliding limit of at most {_MOST_SLOTS} hits; above that say"
-            f" '{text[start:at].strip()} fixed' or '{text[start:at].strip()} burst {count}'",
-        )
+        given = text[start:at].strip()
+        advice = f"above that write '{given} fixed' or '{given} burst {count}'"
+        raise _error(text, start, f"a sliding limit of at most {_MOST_SLOTS} hits; {advice}")
     return Sliding(count, window * SECOND), at
 
 
 def _blanks(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\t"):
-        at += 1
-    return at
+    return len(text) - len(text[at:].lstrip(" \t"))
 
 
 def _number(text: str, at: int, what: str) -> "tuple[int, int]":
-    end = at
-    while end < len(text) and text[end] in _DIGITS:
-        end += 1
+    end = len(text) - len(text[at:].lstrip(_DIGITS))
     if end == at:
         raise _error(text, at, what)
     # Check the length first: int() of very many digits is slow, and then refuses them.

@@ -1,15 +1,17 @@
 """Repair a directory of slots.  Hits and sweeps call this when they find one in disorder.
 
 A listing may show slots twice or not at all.  A machine that died may have left a slot with two names.
-A sweeper (``limiter.core.sweep``) may have set slots aside.  Very few hits need this module.
+A sweeper may have set slots aside.  docs/store-format.md states what is then done.  Very few hits need
+this module.
 """
 
 import errno
 import posix
 
-from limiter.core.furnish import furnish, remove_empty
-from limiter.core.limit import Limit, is_held, is_name, make, number_of, time_of
-from limiter.core.store import Store, StoreError, is_lost
+from limiter.core.furnish import furnish
+from limiter.core.limit import Limit, is_name, is_provisional, make, number_of, time_of
+from limiter.core.removal import remove_empty
+from limiter.core.store import Store, StoreError, done
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,33 +21,29 @@ SWEEP = ".sweep-"
 BACK = ".back-"
 GONE = ".gone-"
 SLOT = ".slot-"
+ASIDE = (SWEEP, BACK, GONE, SLOT)
 """Prefixes of names: of the marks of a sweep, and of the slots that it has set aside."""
 
-# How often to list a directory that shows too few slots.
+_LATER = 1000  # microseconds
+# How often to list: a directory that shows too few slots; one that is being furnished or swept; one from
+# which slots are removed, whose last listing shows none.
 _LISTINGS = 4
-# How often to list at all.  If so many listings in a row show a sweep or nothing, the cause is no sweep.
 _ROUNDS = 1000
-# Microseconds.
-_LATER = 1000
-# How often to list a directory from which slots are removed.  The last listing shows none.
 _CLEARINGS = 10
 
 
 def complete(
     store: Store,
-    limits: "Sequence[Limit]",
+    app: str,
+    together: "Sequence[Limit]",
     limit: Limit,
     segment: int,
-    app: str,
     names: "list[str]",
     now: int,
 ) -> "list[str]":
     """The names in a directory that shows too few or too many, one for each slot.
 
-    If the directory is missing, it is furnished.  If it is a first segment, those of the other limits
-    are furnished too.  If a sweeper works on it, the slots are taken back.  A network file system may
-    miss a slot that is being renamed, or show it twice; then its newest name counts.
-
+    If the directory is missing, those of the limits ``together`` are furnished.  A sweep of it is ended.
     ``names`` are sorted.  ``now`` is in microseconds.  Raises StoreError.
     """
     directory = f"{app}/{limit.directory(segment)}"
@@ -57,7 +55,6 @@ def complete(
         if names and names[0] < "0" and give_back(store, directory):
             pass  # each sweeper comes once, so go on
         elif not names:  # the directory is missing, or was swept meanwhile
-            together = limits if segment == 0 else [limit]
             furnish(store, app, {it.directory(segment): it.fresh(segment) for it in together})
         elif len(slots) == size or listings == _LISTINGS:
             chosen = one_each(store, directory, names, size, now - limit.window)
@@ -67,7 +64,7 @@ def complete(
             listings += 1
         names = sorted(store.names(directory))
     if not chosen:
-        why = "A limit's directory stays without slots, or holds something else (remove it)"
+        why = "This limit's directory has no slots (remove it: the next hit makes it anew)"
         raise StoreError(errno.ENOENT, why, f"{store.root}/{directory}")
     return chosen
 
@@ -77,12 +74,8 @@ def one_each(
 ) -> "list[str] | None":
     """The newest name of each slot, from sorted names.  None: another process changed one, list again.
 
-    A machine that dies within a rename may leave both names for good.  Then the newest is renamed to
-    one microsecond later.  This is needed because a listing may show a name that is not there, or one
-    that is about to be given back.  After that the older names are removed, each by one winner, before
-    anybody may claim the slot.  So a process that knows only an older name can no longer claim it.
-
-    If the newest name is not older than ``since``, in microseconds, nobody can claim the slot yet.
+    If a machine died within a rename, both names may stay for good.  If the newest is older than
+    ``since``, in microseconds, the others are removed.  Otherwise nobody can claim the slot yet.
     """
     slots: dict[str, list[str]] = {}
     for name in filter(is_name, names):
@@ -99,96 +92,69 @@ def one_each(
         if not store.rename(directory, newest, known[-1]):
             known[-1] = newest  # nobody can claim this name
             continue
-        if not all([unlink(f"{store.root}/{directory}/{name}") for name in older]):
+        if not all([done(posix.unlink, f"{store.root}/{directory}/{name}") for name in older]):
             return None
     return sorted([known[-1] for known in slots.values()])
 
 
 def unused(name: str) -> str:
-    """A name that the slot never had and will never have again, up to a millisecond later.
+    """A name, up to a millisecond later, that the slot never had and that nobody can guess.
 
-    Nobody can guess this name.  So a process can claim it only after it has seen the names beside it.
+    So a process can claim it only after it has seen the names beside it.
     """
     later = time_of(name) + 1 + int.from_bytes(posix.urandom(4), "big") % _LATER
-    return make(later, is_held(name), number_of(name))
-
-
-def unlink(path: str) -> bool:
-    """Remove a file.  If several processes try, at most one gets True.  Raises StoreError."""
-    try:
-        posix.unlink(path)
-    except OSError as error:
-        if is_lost(error):
-            return False
-        raise StoreError.of(error, path) from error
-    return True
+    return make(later, is_provisional(name), number_of(name))
 
 
 def give_back(store: Store, directory: str) -> bool:
-    """End all sweeps of a directory: each slot that a sweeper has set aside becomes a slot again.
+    """End all sweeps of a directory: make slots of those set aside, or remove them if a sweeper has all.
 
-    If a sweeper has all slots, they are removed instead.  Returns whether there was a sweep.  Raises
-    StoreError.
+    Returns whether there was a sweep.  Raises StoreError.
     """
-    before = _marks(store.names(directory))
-    for unique in before[SWEEP]:
-        if unique in before[BACK]:
+    before = store.names(directory)
+    for unique in _marked(SWEEP, before):
+        if BACK + unique in before:
             # A machine died within this same rename.  Both names are one file, so a rename does nothing.
-            unlink(f"{store.root}/{directory}/{BACK}{unique}")
+            done(posix.unlink, f"{store.root}/{directory}/{BACK}{unique}")
         store.rename(directory, SWEEP + unique, BACK + unique)
     # From here on it is certain for each of these sweeps whether it has been ended.
     names = store.names(directory)
-    after = _marks(names)
-    for unique in after[GONE]:
+    for unique in _marked(GONE, names):
         clear(store, directory, unique)
-    for name in names:
-        unique, _, slot = name[len(SLOT) :].partition("-")
-        if name.startswith(SLOT) and (unique in after[BACK] or not _is_known(unique, before, after)):
+    for seized in _marked(SLOT, names):
+        unique, _, slot = seized.partition("-")
+        if BACK + unique in names or not _is_known(unique, before + names):
             # The name must be new.  A process that knows the old name must not claim it.  And a machine
             # that still has the old name takes both for the same file, so a rename would do nothing.
-            store.rename(directory, name, unused(slot))
-    for unique in after[BACK]:
+            store.rename(directory, SLOT + seized, unused(slot))
+    for unique in _marked(BACK, names):
         # The sweeper may have seized one more slot after the listing.  The next hit puts that right.
-        unlink(f"{store.root}/{directory}/{BACK}{unique}")
-    return any([*before.values(), *after.values()]) or any([name.startswith(SLOT) for name in names])
+        done(posix.unlink, f"{store.root}/{directory}/{BACK}{unique}")
+    return any([name.startswith(ASIDE) for name in before + names])
 
 
-def _marks(names: "list[str]") -> "dict[str, list[str]]":
-    """The UNIQUE parts of the marks, by kind."""
-    return {
-        kind: [name[len(kind) :] for name in names if name.startswith(kind)]
-        for kind in (SWEEP, BACK, GONE)
-    }
+def _marked(kind: str, names: "list[str]") -> "list[str]":
+    """What follows this prefix in the names that have it."""
+    return [name[len(kind) :] for name in names if name.startswith(kind)]
 
 
-def _is_known(unique: str, *marks: "dict[str, list[str]]") -> bool:
-    """Whether a sweep has a mark.
-
-    A slot without a mark is left over from a sweep that was ended before its sweeper died.
-    """
-    return any([unique in known for kinds in marks for known in kinds.values()])
+def _is_known(unique: str, names: "list[str]") -> bool:
+    """Whether a sweep has a mark.  If not, it was ended before its sweeper died and left a slot."""
+    return any([kind + unique in names for kind in (SWEEP, BACK, GONE)])
 
 
 def clear(store: Store, directory: str, unique: str) -> None:
-    """Remove the slots of a sweeper that has seized all of them.
-
-    The mark is removed last, so that nobody takes the slots for lost ones.
-    """
+    """Remove the slots of a sweeper that has all of them, and the mark last: without it they look lost."""
     for _ in range(_CLEARINGS):
         slots = [name for name in store.names(directory) if name.startswith(f"{SLOT}{unique}-")]
-        for name in slots:
-            unlink(f"{store.root}/{directory}/{name}")
         if not slots:
-            break
-    else:
-        return  # the slots are still there, so the mark must stay beside them
-    unlink(f"{store.root}/{directory}/{GONE}{unique}")
-    remove_empty(f"{store.root}/{directory}")
+            done(posix.unlink, f"{store.root}/{directory}/{GONE}{unique}")
+            remove_empty(f"{store.root}/{directory}")
+            return
+        for name in slots:
+            done(posix.unlink, f"{store.root}/{directory}/{name}")
 
 
 def _slot(name: str, size: int) -> str:
-    """What the names of one slot have in common.
-
-    The number in a name of a fixed or burst limit does not identify a slot.
-    """
+    """What the names of one slot have in common.  In a fixed or burst limit the number is no slot's."""
     return name[18:] if size > 1 else ""

@@ -1,11 +1,7 @@
 """The store: the only module on the hot path that touches files.  It uses two calls, listdir and rename.
 
-docs/store-format.md defines the format.  It promises:
-
-* The name of an empty file is the whole state of a slot.  A rename claims a slot, and has one winner.
-* A directory arrives whole, by one rename.  Only a sweep makes or removes slots in a live directory.
-* No lock is needed.  Between any two system calls the store is in a valid state: nothing needs repair.
-* A lost race is an answer, not an error.  Every other error is a StoreError with its number and path.
+A lost race is an answer, not an error.  Every other error is a StoreError with its number and path.
+docs/store-format.md defines the format, and says why it needs no lock.
 """
 
 import posix
@@ -44,10 +40,11 @@ class StoreError(OSError):
 
     @classmethod
     def contention(cls, rounds: int, path: str) -> "StoreError":
-        """Other hits took every slot, ``rounds`` times in a row."""
+        """Other hits claimed every free slot first.  This is no normal race, so the store is suspect."""
         import errno
 
-        return cls(errno.EBUSY, f"Other hits were faster, {rounds} times in a row", path)
+        why = f"Other hits claimed every free slot first, {rounds} times in a row"
+        return cls(errno.EBUSY, f"{why} (test the store: python3 -m limiter doctor)", path)
 
     @property
     def path(self) -> str:
@@ -64,7 +61,7 @@ class Store:
     """The directories below ``root``.  Their names are relative to it: ``acme/10-per-1s``.
 
     Any number of processes and threads may use one root at once.  Every method raises StoreError
-    if the file system fails.  A lost race is an answer, not an error.
+    if the file system fails.
     """
 
     def __init__(self, root: str) -> None:
@@ -83,27 +80,34 @@ class Store:
     def rename(self, directory: str, old: str, new: str) -> bool:
         """Rename one file of a directory.  If several try the same old name, at most one gets True."""
         path = f"{self.root}/{directory}/"
-        try:
-            posix.rename(path + old, path + new)
-        except OSError as error:
-            if is_lost(error):
-                return False
-            raise StoreError.of(error, path + old) from error
-        return True
+        return done(posix.rename, path + old, path + new)
+
+
+def done(call: "Callable[..., object]", path: str, *more: str) -> bool:
+    """Call the file system for this path.  False: the path is gone.  Raises StoreError."""
+    try:
+        call(path, *more)
+    except OSError as error:
+        if is_lost(error):
+            return False
+        raise StoreError.of(error, path) from error
+    return True
 
 
 def patiently(function: "Callable[..., T]", *arguments: object) -> "T":
     """What the function returns.  Calls it again after faults that may pass (see limiter.core.retry)."""
-    try:
-        return function(*arguments)
-    except StoreError as error:
-        from limiter.core.retry import retry  # very few requests need it
+    faults: list[float] = []
+    while True:
+        try:
+            return function(*arguments)
+        except StoreError as error:
+            from limiter.core.retry import survive  # very few requests need it
 
-        return retry(error, function, *arguments)
+            survive(error, faults)
 
 
 def is_lost(error: OSError) -> bool:
-    """Whether the error only says that a name is gone: another process was faster."""
+    """Whether the error only says that a name is gone: another process claimed or removed it."""
     import errno  # only after an error: it takes as long to load as this whole module
 
     return error.errno in (errno.ENOENT, errno.ESTALE)

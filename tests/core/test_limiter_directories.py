@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from limiter.core.limit import number_of, time_of
+from limiter.core.limit import number_of
 from limiter.core.limiter import Limiter
-from limiter.core.store import Store, StoreError
-from tests.limiting import NOW, SECOND, Calls, Clock, admitted, entries, tree
+from limiter.core.store import StoreError
+from tests.history import only
+from tests.limiting import NOW, SECOND, Calls, Clock, admitted, before_each, entries, tree
 
 # Segments
 
@@ -21,28 +22,15 @@ from tests.limiting import NOW, SECOND, Calls, Clock, admitted, entries, tree
 def test_a_segment_comes_when_the_one_before_is_full(root: str, clock: Clock) -> None:
     """The first 64 hits use one directory of 64 slots; the 65th furnishes one of 36."""
     limiter = Limiter(root, "100/minute", clock=clock)
-    assert admitted(limiter, 64) == 64
-    assert os.listdir(f"{root}/acme") == ["100-per-60s"]
-    assert limiter.hit("acme")
-    assert sorted(os.listdir(f"{root}/acme")) == ["100-per-60s", "100-per-60s.1"]
-    assert sorted(map(number_of, os.listdir(f"{root}/acme/100-per-60s"))) == list(range(64))
-    assert sorted(map(number_of, os.listdir(f"{root}/acme/100-per-60s.1"))) == list(range(64, 100))
-
-
-@pytest.mark.parametrize("stays", [True, False])
-def test_a_thousand_an_hour_are_a_thousand(root: str, clock: Clock, stays: bool) -> None:
-    """This holds for a long-running process and for one process per hit."""
-    limiter = Limiter(root, "1000/hour", clock=clock)
-    count = 0
-    for _ in range(1005):
-        count += (limiter if stays else Limiter(root, "1000/hour", clock=clock)).hit("acme").allowed
-        clock.now += 1
-    assert count == 1000
-    assert len(os.listdir(f"{root}/acme")) == 16
-    assert sum(len(os.listdir(path)) for path in Path(root, "acme").iterdir()) == 1000
-    clock.now = NOW + 3600 * SECOND
-    assert limiter.hit("acme")
-    assert not limiter.hit("acme")
+    times = []
+    for number in range(100):
+        assert limiter.hit("acme")
+        times.append(clock.now)
+        clock.now += 7
+        assert len(os.listdir(f"{root}/acme")) == (1 if number < 64 else 2)
+    for name, numbers in (("100-per-60s", range(64)), ("100-per-60s.1", range(64, 100))):
+        assert sorted(map(number_of, os.listdir(f"{root}/acme/{name}"))) == list(numbers)
+    assert limiter.hits("acme") == [times], "in the order of time, in whichever segment"
 
 
 def test_a_light_user_of_a_large_limit_costs_no_more(root: str, clock: Clock, calls: Calls) -> None:
@@ -58,8 +46,7 @@ def test_a_light_user_of_a_large_limit_costs_no_more(root: str, clock: Clock, ca
 
 
 @pytest.mark.parametrize("text", ["5/minute", "70/minute", "5/minute fixed", "5/minute burst 5"])
-def test_foreign_entries_are_nobody_s_slots(root: str, clock: Clock, text: str) -> None:
-    """They are neither counted nor touched."""
+def test_foreign_entries_are_neither_counted_nor_touched(root: str, clock: Clock, text: str) -> None:
     assert Limiter(root, text, clock=clock).hit("acme")
     (directory,) = Path(root, "acme").iterdir()
     foreign = [directory / ".nfs000000012", directory / "README", directory / "zzz"]
@@ -74,17 +61,17 @@ def test_foreign_entries_are_nobody_s_slots(root: str, clock: Clock, text: str) 
     assert [path.read_text() for path in foreign] == ["foreign"] * 3
 
 
-def test_a_directory_that_holds_something_else_is_told(root: str, clock: Clock) -> None:
+def test_a_directory_that_holds_only_something_else_is_an_error(root: str, clock: Clock) -> None:
     """No process may make slots in it, so a person must remove it; nothing is written."""
     directory = Path(root, "acme", "5-per-60s")
     directory.mkdir(parents=True)
     (directory / "README").write_text("")
-    before = tree(root)
     limiter = Limiter(root, "5/minute", clock=clock)
-    with pytest.raises(StoreError, match=r"\(remove it\)") as error:
+    there = set(tree(root))
+    with pytest.raises(StoreError, match=r"directory has no slots \(remove it: ") as error:
         limiter.hit("acme")
     assert (error.value.errno, error.value.path) == (errno.ENOENT, str(directory))
-    assert set(tree(root)) == set(before)
+    assert set(tree(root)) == there
     (directory / "README").unlink()
     assert admitted(limiter, 7) == 5
 
@@ -97,7 +84,7 @@ def test_an_empty_directory_is_as_good_as_none(root: str, clock: Clock, text: st
     limiter = Limiter(root, text, clock=clock)
     quota = limiter.limits[0].quota
     assert admitted(limiter, quota + 2) == quota
-    assert not [name for name in entries(root) if name.startswith(".new-")]
+    assert os.listdir(root) == ["acme"]
 
 
 def test_lost_slots_are_fewer_hits(root: str, clock: Clock) -> None:
@@ -116,7 +103,7 @@ def test_lost_slots_are_fewer_hits(root: str, clock: Clock) -> None:
 Tear = Callable[[list[str]], list[str]]
 
 
-def _tear(patch: pytest.MonkeyPatch, tear: Tear, times: int, where: str = "5-per-60s") -> list[str]:
+def _tear(patch: pytest.MonkeyPatch, tear: Tear, times: int, where: str) -> list[str]:
     """Spoil the first ``times`` listings of that directory; return the paths that were listed."""
     listdir = posix.listdir
     listed: list[str] = []
@@ -131,31 +118,31 @@ def _tear(patch: pytest.MonkeyPatch, tear: Tear, times: int, where: str = "5-per
     return listed
 
 
-TEARS: dict[str, Tear] = {
-    "misses the free one": lambda found: found[1:],
-    "misses one taken": lambda found: found[:-1],
-    "misses all": lambda found: [],
-    "shows one twice": lambda found: [*found, f"{NOW // SECOND - 1}.000000-{found[-1][18:]}"],
-    "shows one twice, misses another": lambda found: [*found[1:], f"0000000000.000001-{found[-1][18:]}"],
+OLDER, OLDEST = f"{NOW // SECOND - 1}.000000-", "0000000000.000001-"
+TEARS: dict[str, tuple[str, Tear]] = {
+    "misses the free one": ("5/minute", lambda found: found[1:]),
+    "misses one taken": ("5/minute", lambda found: found[:-1]),
+    "misses all": ("5/minute", lambda found: []),
+    "shows one twice": ("5/minute", lambda found: [*found, OLDER + found[-1][18:]]),
+    "shows one twice, misses another": ("5/minute", lambda found: [*found[1:], OLDEST + found[-1][18:]]),
+    "shows a single file twice": ("5/minute fixed", lambda found: [f"{OLDER}1", *found]),
 }
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
-@pytest.mark.parametrize("tear", TEARS.values(), ids=TEARS.keys())
+@pytest.mark.parametrize(("text", "tear"), TEARS.values(), ids=TEARS.keys())
 def test_a_torn_listing_costs_nobody_a_hit(
-    root: str, clock: Clock, monkeypatch: pytest.MonkeyPatch, tear: Tear, times: int
+    root: str, clock: Clock, monkeypatch: pytest.MonkeyPatch, text: str, tear: Tear, times: int
 ) -> None:
     """It is listed again: the one free slot is found, and no taken slot counts as free."""
-    assert admitted(Limiter(root, "5/minute", clock=clock), 4) == 4
-    with monkeypatch.context() as patch:
-        _tear(patch, tear, times)
-        assert Limiter(root, "5/minute", clock=clock).hit("acme")
-    before = entries(root)
-    with monkeypatch.context() as patch:
-        _tear(patch, tear, times)
-        assert not Limiter(root, "5/minute", clock=clock).hit("acme")
-    assert entries(root) == before
-    assert len(before) == 7
+    assert admitted(Limiter(root, text, clock=clock), 4) == 4
+    for is_admitted in (True, False):
+        there = entries(root)
+        with monkeypatch.context() as patch:
+            _tear(patch, tear, times, only(text).name)
+            assert Limiter(root, text, clock=clock).hit("acme").allowed is is_admitted
+        assert len(entries(root)) == len(there)
+    assert entries(root) == there, "a denied hit writes nothing"
 
 
 def test_a_slot_that_stays_missing_does_not_keep_a_hit(
@@ -164,7 +151,7 @@ def test_a_slot_that_stays_missing_does_not_keep_a_hit(
     """The number of listings is bounded; then the hit uses the names that it has seen."""
     assert admitted(Limiter(root, "5/minute", clock=clock), 4) == 4
     with monkeypatch.context() as patch:
-        listed = _tear(patch, TEARS["misses the free one"], 1000)
+        listed = _tear(patch, lambda found: found[1:], 1000, "5-per-60s")
         assert not Limiter(root, "5/minute", clock=clock).hit("acme")
     assert 2 <= len(listed) <= 5
     assert Limiter(root, "5/minute", clock=clock).hit("acme")
@@ -176,53 +163,14 @@ def test_an_application_that_is_missed_is_not_furnished_over(
     """Renaming onto a directory that is not empty fails, even if a listing showed nothing."""
     limits = "5/minute;9/hour fixed"
     assert admitted(Limiter(root, limits, clock=clock), 4) == 4
-    before = set(entries(root))
+    there = set(entries(root))
     with monkeypatch.context() as patch:
-        _tear(patch, TEARS["misses all"], 1, where="")
-        _tear(patch, TEARS["misses all"], 1, where="/acme")
+        _tear(patch, lambda found: [], 1, where="")
+        _tear(patch, lambda found: [], 1, where="/acme")
         assert Limiter(root, limits, clock=clock).hit("acme")
-    assert len(before - set(entries(root))) == 2
-    assert len(entries(root)) == len(before)
+    assert len(there - set(entries(root))) == 2
+    assert len(entries(root)) == len(there)
     assert not Limiter(root, limits, clock=clock).hit("acme")
-
-
-def test_a_single_file_that_is_shown_twice_counts_as_the_newer(
-    root: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its older names do not count."""
-    limits = "5/minute fixed"
-    assert admitted(Limiter(root, limits, clock=clock), 4) == 4
-    with monkeypatch.context() as patch:
-        _tear(patch, lambda found: ["1513123440.000000-1", *found], 1, where="-fixed")
-        assert Limiter(root, limits, clock=clock).hit("acme")
-    assert not Limiter(root, limits, clock=clock).hit("acme")
-
-
-# Stamps
-
-
-def test_a_claim_is_stamped_when_it_is_made(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stamp is not the listing's time; after a slow rename it is made again and counts from then."""
-    clock = Clock()
-    rename = Store.rename
-
-    def slow(store: Store, directory: str, old: str, new: str) -> bool:
-        done = rename(store, directory, old, new)
-        clock.now += 6 * SECOND
-        return done
-
-    limiter = Limiter(root, "1/minute", clock=clock)
-    limiter.hit("acme")
-    clock.now += 60 * SECOND
-    begin = clock.now
-    monkeypatch.setattr(Store, "rename", slow)
-    assert limiter.hit("acme")
-    (name,) = os.listdir(f"{root}/acme/1-per-60s")
-    assert time_of(name) == begin + 6 * SECOND
-    clock.now = begin + 66 * SECOND - 1
-    assert not limiter.hit("acme")
-    clock.now += 1
-    assert limiter.hit("acme")
 
 
 def test_a_slot_lost_to_another_process_is_not_tried_again(
@@ -230,16 +178,9 @@ def test_a_slot_lost_to_another_process_is_not_tried_again(
 ) -> None:
     """Before, it was tried at every hit until the next look."""
     one, other = Limiter(root, "40/hour"), Limiter(root, "40/hour")
-    rename = Store.rename
     tried: list[str] = []
-
-    def noting(store: Store, directory: str, old: str, new: str) -> bool:
-        tried.append(old)
-        return rename(store, directory, old, new)
-
     one.hit("acme")
-    for _ in range(20):
-        other.hit("acme")
-    monkeypatch.setattr(Store, "rename", noting)
-    assert sum(bool(one.hit("acme")) for _ in range(20)) == 19
+    assert admitted(other, 20) == 20
+    before_each(monkeypatch, "rename", lambda old, _: tried.append(old))
+    assert admitted(one, 20) == 19
     assert len(tried) == len(set(tried))

@@ -1,4 +1,4 @@
-"""The notation: what it means, and its error messages."""
+"""The notation: what it means, its error messages, and the names of directories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from limiter.core.burst import Burst
 from limiter.core.fixed import Fixed
 from limiter.core.limit import SECOND, Limit, Sliding
-from limiter.core.notation import parse
+from limiter.core.notation import limit_of, parse
 
 UNITS = {
     1: ("second", "seconds", "sec", "s"),
@@ -19,51 +19,59 @@ UNITS = {
     3600: ("hour", "hours", "h"),
     86400: ("day", "days", "d"),
 }
+MEANINGS = [
+    ("10/second", Sliding, 10, 1, "10-per-1s"),
+    ("10 per second", Sliding, 10, 1, "10-per-1s"),
+    ("10per2sec", Sliding, 10, 2, "10-per-2s"),
+    ("  100 / Minute ", Sliding, 100, 60, "100-per-60s"),
+    ("007/HOUR", Sliding, 7, 3600, "7-per-3600s"),
+    ("1000/3 days", Sliding, 1000, 259200, "1000-per-259200s"),
+    ("0/second", Sliding, 0, 1, "0-per-1s"),
+    ("0/second fixed", Sliding, 0, 1, "0-per-1s"),
+    ("0/second burst 5", Sliding, 0, 1, "0-per-1s"),
+    ("10/second fixed", Fixed, 10, 1, "10-per-1s-fixed"),
+    ("10001/hour Fixed", Fixed, 10001, 3600, "10001-per-3600s-fixed"),
+    ("5/second burst 20", Burst, 20, 4, "5-per-1s-burst-20"),
+    ("3/second burst 1", Burst, 1, 1 / 3, "3-per-1s-burst-1"),
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "kind", "quota", "seconds", "name"),
-    [
-        ("10/second", Sliding, 10, 1, "10-per-1s"),
-        ("10 per second", Sliding, 10, 1, "10-per-1s"),
-        ("10 per 2 seconds", Sliding, 10, 2, "10-per-2s"),
-        ("10/2s", Sliding, 10, 2, "10-per-2s"),
-        ("10per2sec", Sliding, 10, 2, "10-per-2s"),
-        ("  100 / Minute ", Sliding, 100, 60, "100-per-60s"),
-        ("007/HOUR", Sliding, 7, 3600, "7-per-3600s"),
-        ("1000/3 days", Sliding, 1000, 259200, "1000-per-259200s"),
-        ("10000/d", Sliding, 10000, 86400, "10000-per-86400s"),
-        ("0/second", Sliding, 0, 1, "0-per-1s"),
-        ("0/second fixed", Sliding, 0, 1, "0-per-1s"),
-        ("0/second burst 5", Sliding, 0, 1, "0-per-1s"),
-        ("10/second fixed", Fixed, 10, 1, "10-per-1s-fixed"),
-        ("10001/hour Fixed", Fixed, 10001, 3600, "10001-per-3600s-fixed"),
-        ("5/second burst 20", Burst, 20, 4, "5-per-1s-burst-20"),
-        ("3/second burst 1", Burst, 1, 1 / 3, "3-per-1s-burst-1"),
-    ],
-)
-def test_meaning(text: str, kind: type[Limit], quota: int, seconds: float, name: str) -> None:
-    """One limit has the right kind, hits, window and name."""
+@pytest.mark.parametrize(("text", "kind", "quota", "seconds", "name"), MEANINGS)
+def test_a_limit_has_kind_hits_window_and_name_and_the_name_names_it(
+    text: str, kind: type[Limit], quota: int, seconds: float, name: str
+) -> None:
     (limit,) = parse(text)
     assert type(limit) is kind
     assert limit.quota == quota
     assert limit.window == -(-seconds * SECOND // 1)
     assert limit.name == name
     assert repr(limit) == f"<{kind.__name__} {name}>"
+    for segment in range(limit.segments):
+        found = limit_of(limit.directory(segment))
+        assert found is not None
+        assert (type(found[0]), vars(found[0]), found[1]) == (type(limit), vars(limit), segment)
 
 
-def test_several() -> None:
-    """Limits keep their order."""
-    assert [limit.name for limit in parse("100/minute; 1000/hour ;5/s")] == [
-        "100-per-60s",
-        "1000-per-3600s",
-        "5-per-1s",
-    ]
+NO_NAMES = (
+    "notes 10-per-1s.1 100-per-1s.2 10-per-1s. 10-per-1s.0 100-per-1s.01 100-per-1s.\u00b2 100-per-1s.\u0661"
+    " 010-per-1s 10-per-1m 10-per-60s-Fixed 10-per-1s-burst 0-per-1s 0-per-1s-burst-5 1-per-1s;2-per-1s"
+)
+
+
+@pytest.mark.parametrize("name", ["", "10 per 1s", *NO_NAMES.split()])
+def test_any_other_name_names_no_limit(name: str) -> None:
+    assert limit_of(name) is None
+
+
+def test_several_limits_keep_their_order() -> None:
+    names = [limit.name for limit in parse("100/minute; 1000/hour ;5/s")]
+    assert names == ["100-per-60s", "1000-per-3600s", "5-per-1s"]
 
 
 @given(st.integers(0, 10000), st.integers(1, 40), st.sampled_from(sorted(UNITS)), st.data())
-def test_every_spelling(count: int, multiple: int, seconds: int, data: st.DataObject) -> None:
-    """All spellings of a limit are the same limit."""
+def test_every_spelling_is_the_same_limit(
+    count: int, multiple: int, seconds: int, data: st.DataObject
+) -> None:
     unit = data.draw(st.sampled_from(UNITS[seconds]))
     between = data.draw(st.sampled_from(["/", " / ", " per ", " PER "]))
     (limit,) = parse(f"{count}{between}{multiple} {unit.upper()}")
@@ -71,63 +79,48 @@ def test_every_spelling(count: int, multiple: int, seconds: int, data: st.DataOb
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "expected", "place"),
     [
-        ("", "limit '': expected a number of hits at character 1, found the end"),
-        ("ten/second", "expected a number of hits at character 1, found 'ten/second'"),
-        ("-1/second", "expected a number of hits at character 1, found '-1/second'"),
-        ("1.5/second", "expected '/' or 'per' at character 2, found '.5/second'"),
-        ("10", "expected '/' or 'per' at character 3, found the end"),
-        ("10 second", "expected '/' or 'per' at character 4, found 'second'"),
-        ("10/", "expected a unit (second, minute, hour or day) at character 4, found the end"),
-        (
-            "10/fortnight",
-            "expected a unit (second, minute, hour or day) at character 4, found 'fortnight'",
-        ),
-        ("10/0 seconds", "expected a window of at least 1 second at character 4, found '0 seconds'"),
-        ("10/3661 days", "expected a window of at most 3660 days at character 4, found '3661 days'"),
-        ("10/second;", "expected a number of hits at character 11, found the end"),
-        ("10/second,5/day", "expected ';' or the end at character 10, found ',5/day'"),
-        ("10/second floating", "expected ';' or the end at character 11, found 'floating'"),
-        ("10/second burst", "expected the bucket's capacity at character 16, found the end"),
-        ("10/second burst 0", "expected a capacity of at least 1 at character 17, found '0'"),
-        (
-            "1/day burst 3661",
-            "expected a bucket that fills within 3660 days at character 13, found '3661'",
-        ),
-        (
-            "10/second;60/minute;10 per 1 s",
-            "(10-per-1s is there already) at character 21, found '10 per 1 s'",
-        ),
-        (
-            "1" + "0" * 15 + "/second fixed",
-            "expected a number of at most 999999999999999 at character 1",
-        ),
-        ("1" * 5000 + "/second", "expected a number of at most 999999999999999 at character 1"),
-        ("\u0661\u0660/second", "expected a number of hits at character 1"),
-        ("10/second\n", "expected ';' or the end at character 10, found '\\n'"),
+        ("", "a number of hits", "1, found the end"),
+        ("ten/second", "a number of hits", "1, found 'ten/second'"),
+        ("-1/second", "a number of hits", "1, found '-1/second'"),
+        ("1.5/second", "'/' or 'per'", "2, found '.5/second'"),
+        ("10", "'/' or 'per'", "3, found the end"),
+        ("10 second", "'/' or 'per'", "4, found 'second'"),
+        ("10/", "a unit (second, minute, hour or day)", "4, found the end"),
+        ("10/fortnight", "a unit (second, minute, hour or day)", "4, found 'fortnight'"),
+        ("10/0 seconds", "a window of at least 1 second", "4, found '0 seconds'"),
+        ("10/3661 days", "a window of at most 3660 days", "4, found '3661 days'"),
+        ("10/second;", "a number of hits", "11, found the end"),
+        ("10/second,5/day", "';' or the end", "10, found ',5/day'"),
+        ("10/second floating", "';' or the end", "11, found 'floating'"),
+        ("10/second burst", "the bucket's capacity", "16, found the end"),
+        ("10/second burst 0", "a capacity of at least 1", "17, found '0'"),
+        ("1/day burst 3661", "a bucket that fills within 3660 days", "13, found '3661'"),
+        ("9/s;8/m;9 per 1s", "a limit not yet given (9-per-1s is there already)", "9, found '9 per"),
+        ("1" + "0" * 15 + "/s fixed", "a number of at most 999999999999999", "1, found '1000"),
+        ("1" * 5000 + "/second", "a number of at most 999999999999999", "1, found '1111"),
+        ("\u0661\u0660/second", "a number of hits", "1, found '\u0661"),
+        ("10/second\n", "';' or the end", "10, found '\\n'"),
     ],
 )
-def test_error_names_text_and_place(text: str, message: str) -> None:
-    """A bad limit is a ValueError that quotes the text and points to the place."""
+def test_an_error_names_the_text_and_the_place(text: str, expected: str, place: str) -> None:
     with pytest.raises(ValueError, match=r"^limit ") as error:
         parse(text)
-    assert message in str(error.value)
-    assert repr(text[:200]) in str(error.value)
-    assert "\n" not in str(error.value)
+    message = str(error.value)
+    assert message.startswith(f"limit {text[:200]!r}: expected {expected} at character {place}")
+    assert "\n" not in message
 
 
-def test_many_sliding_hits_are_refused_with_advice() -> None:
-    """Above 10,000 slots, the error recommends another kind."""
+def test_too_many_sliding_hits_are_an_error_with_advice() -> None:
     with pytest.raises(ValueError, match="at most 10000 hits") as error:
         parse("5/s; 10001 per 2 hours")
-    assert "say '10001 per 2 hours fixed' or '10001 per 2 hours burst 10001'" in str(error.value)
+    assert "write '10001 per 2 hours fixed' or '10001 per 2 hours burst 10001'" in str(error.value)
     for advice in ("10001 per 2 hours fixed", "10001 per 2 hours burst 10001"):
         parse(advice)
 
 
 @given(st.text())
 def test_any_text_is_limits_or_a_value_error(text: str) -> None:
-    """No other exception is ever raised."""
     with contextlib.suppress(ValueError):
         assert parse(text)

@@ -10,7 +10,8 @@ import pytest
 
 from limiter.core.privileges import become_owner
 from limiter.core.store import StoreError
-from tests.faults import play
+from tests.faults import run
+from tests.limiting import failing
 
 NOBODY, GROUP = 65534, 65533
 
@@ -22,11 +23,7 @@ def _who(root: str) -> str:
         become_owner(root)
         os.write(1, f"{os.getresuid()} {os.getresgid()} {os.getgroups()}".encode())
 
-    return play(become, 10**6, lambda: None).output.decode()
-
-
-def _as_started() -> str:
-    return f"{os.getresuid()} {os.getresgid()} {os.getgroups()}"
+    return run(become).output.decode()
 
 
 def test_root_becomes_the_owner_and_its_group_and_nothing_else(root: str) -> None:
@@ -38,17 +35,14 @@ def test_root_becomes_the_owner_and_its_group_and_nothing_else(root: str) -> Non
 
 @pytest.mark.parametrize("store", [".", "missing"])
 def test_without_another_owner_nothing_changes(root: str, store: str) -> None:
-    assert _who(str(Path(root, store))) == _as_started()
+    started = f"{os.getresuid()} {os.getresgid()} {os.getgroups()}"
+    assert _who(str(Path(root, store))) == started
 
 
-def test_a_store_whose_owner_cannot_be_told_is_not_used_as_root(
+def test_a_store_whose_owner_is_unknown_is_not_used_as_root(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: str) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", fail)
-        with pytest.raises(StoreError) as error:
-            become_owner(root)
+    monkeypatch.setattr(os, "stat", failing(errno.EIO))
+    with pytest.raises(StoreError) as error:
+        become_owner(root)
     assert (error.value.errno, error.value.path) == (errno.EIO, root)

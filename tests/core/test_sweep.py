@@ -7,34 +7,77 @@ import os
 import posix
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from limiter.core import sweep as sweeping
 from limiter.core.limit import clock
 from limiter.core.limiter import Limiter
 from limiter.core.store import Store, StoreError
-from limiter.core.sweep import DAY, sweep, sweep_app, sweep_store
-from tests.faults import play
+from limiter.core.sweep import Swept, sweep
+from tests.faults import run
 from tests.history import only
-from tests.limiting import SECOND, entries
+from tests.limiting import DAY, LATER, NOW, SECOND, admitted, before_each, entries, failing, hit_at
 from tests.places import REPOSITORY
-from tests.sweeping import ALL_KINDS, LATER, NOW, days_later, hit_at
 
 UNITS = REPOSITORY / "deploy/systemd"
 
 
-@pytest.mark.parametrize("limits", [*ALL_KINDS.split(";"), ALL_KINDS])
-def test_an_application_goes_a_day_after_its_last_hit_and_not_before(any_root: str, limits: str) -> None:
-    hit_at(any_root, limits)
-    before = entries(any_root)
-    last = NOW + 60 * SECOND  # the arrival time of a bucket is in the future
-    assert sweep_store(Store(any_root), DAY, lambda: NOW + int(DAY) * SECOND - 1).removed == 0
-    assert entries(any_root) == before
-    swept = sweep_store(Store(any_root), DAY, lambda: last + int(DAY) * SECOND)
+def sweep_at(root: str, time: int) -> Swept:
+    """Sweep what is a day old at this time."""
+    return sweeping.sweep_store(Store(root), clock=lambda: time)
+
+
+def _hit_with_a_lost_slot(slot: int, root: str) -> None:
+    """A machine may die while it removes slots; what was left can come back later."""
+    hit_at(root, "3/minute", count=3)
+    next(Path(root, "acme/3-per-60s").glob(f"*-{slot}")).unlink()
+
+
+def _hit_and_reset(root: str) -> None:
+    hit_at(root, "3/second")
+    Limiter(root, "3/second").reset("acme")
+    hit_at(root, "3/hour")
+
+
+def _hit_the_last_segment_later(root: str) -> None:
+    hit_at(root, "70/minute", count=64)
+    hit_at(root, "70/minute", now=NOW + 5 * SECOND)
+
+
+def _hits(limits: str, count: int = 1) -> Callable[[str], None]:
+    return lambda root: hit_at(root, limits, count=count)
+
+
+IDLE: dict[str, tuple[Callable[[str], None], int]] = {
+    "sliding": (_hits("3/second"), DAY),
+    "fixed": (_hits("2/hour fixed"), DAY),
+    "burst": (_hits("5/minute burst 6"), DAY + 12 * SECOND),  # its arrival time is in the future
+    "several limits": (_hits("3/second;70/minute;2/hour fixed;5/minute burst 6"), DAY + 12 * SECOND),
+    "a long window": (_hits("3/7 days"), 7 * DAY),
+    "a long fixed window": (_hits("3/7 days fixed"), 7 * DAY),
+    "a long bucket": (_hits("3/7 days burst 3"), 7 * DAY + 7 * DAY // 3),
+    **{f"{quota} slots": (_hits(f"{quota}/minute", quota), DAY) for quota in (1, 2, 64, 65, 300)},
+    **{f"slot {slot} lost": (partial(_hit_with_a_lost_slot, slot), DAY) for slot in range(3)},
+    "a segment hit later": (_hit_the_last_segment_later, DAY + 5 * SECOND),
+    "reset": (_hit_and_reset, DAY),
+}
+"""Applications, and how long after NOW they are idle."""
+
+
+@pytest.mark.parametrize(("hit", "idle"), IDLE.values(), ids=IDLE.keys())
+def test_an_application_goes_when_it_is_idle_and_not_before(
+    any_root: str, hit: Callable[[str], None], idle: int
+) -> None:
+    hit(any_root)
+    there = entries(any_root)
+    assert sweep_at(any_root, NOW + idle - 1).removed == 0
+    assert entries(any_root) == there
+    swept = sweep_at(any_root, NOW + idle)
     assert (swept.applications, swept.removed, swept.leftovers) == (1, 1, 0)
     assert entries(any_root) == []
 
@@ -42,30 +85,10 @@ def test_an_application_goes_a_day_after_its_last_hit_and_not_before(any_root: s
 @pytest.mark.parametrize("limits", ["1/minute", "70/minute", "2/hour fixed", "5/minute burst 6"])
 def test_an_application_with_a_slot_under_two_names_goes(root: str, limits: str) -> None:
     hit_at(root, limits)
-    directory = Path(root, "acme", only(limits).directory(0))
-    name = max(os.listdir(directory))
-    (directory / f"1500000000.000000{name[17:]}").touch()
-    assert not sweep_app(Store(root), "acme", DAY, days_later(0.9))
-    assert sweep_app(Store(root), "acme", DAY, days_later(1.1))
-    assert entries(root) == []
-
-
-@pytest.mark.parametrize("limits", ["1/minute", "2/minute", "64/minute", "65/minute", "300/minute"])
-def test_every_segment_goes(root: str, limits: str) -> None:
-    hit_at(root, limits, count=only(limits).quota)
-    assert len(os.listdir(f"{root}/acme")) == only(limits).segments
-    assert sweep_app(Store(root), "acme", DAY, days_later(1.1))
-    assert entries(root) == []
-
-
-@pytest.mark.parametrize("slot", [0, 1, 2])
-def test_an_application_that_has_lost_a_slot_goes(root: str, slot: int) -> None:
-    """A machine may die while it removes slots; what was left can come back later."""
-    hit_at(root, "3/minute", count=3)
-    (name,) = Path(root, "acme/3-per-60s").glob(f"*-{slot}")
-    name.unlink()
-    assert not sweep_app(Store(root), "acme", DAY, days_later(0.9))
-    assert sweep_app(Store(root), "acme", DAY, days_later(1.1))
+    directory = Path(root, "acme", only(limits).name)
+    (directory / f"1500000000.000000{max(os.listdir(directory))[17:]}").touch()
+    assert not sweep_at(root, NOW + DAY - SECOND).removed
+    assert sweep_at(root, NOW + DAY + 60 * SECOND).removed
     assert entries(root) == []
 
 
@@ -76,7 +99,7 @@ def test_an_application_stays_if_the_listing_lacks_the_slot_that_is_just_being_h
     """A network file system may list so; the slot then looks like one that is lost for good."""
     hit_at(root, limits)
     directory = f"{root}/acme/{only(limits).directory(0)}"
-    slots, now = len(os.listdir(directory)), days_later(2)()
+    slots = len(os.listdir(directory))
     listdir = posix.listdir
 
     def torn(path: str) -> list[str]:
@@ -84,77 +107,37 @@ def test_an_application_stays_if_the_listing_lacks_the_slot_that_is_just_being_h
         if path != directory:
             return names
         monkeypatch.undo()
-        hit_at(root, limits, now=now)
+        hit_at(root, limits, now=LATER)
         return sorted({*names} & {*listdir(path)})
 
     monkeypatch.setattr(posix, "listdir", torn)
-    assert not sweep_app(Store(root), "acme", DAY, lambda: now)
+    assert not sweep_at(root, LATER).removed
     assert len(os.listdir(directory)) == slots
-    remaining = Limiter(root, limits, clock=lambda: now).peek("acme").remaining
-    assert remaining == only(limits).quota - 1
+    assert admitted(Limiter(root, limits, clock=lambda: LATER), 70) == only(limits).quota - 1
 
 
-@pytest.mark.parametrize(
-    ("number", "removed"),
-    [(errno.EAGAIN, 0), (errno.ENODATA, 1), (errno.EOPNOTSUPP, 1), (errno.EPERM, 1)],
-)
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, None])
 def test_nothing_goes_while_a_copy_is_away(
-    root: str, monkeypatch: pytest.MonkeyPatch, number: int, removed: int
+    root: str, monkeypatch: pytest.MonkeyPatch, number: int | None
 ) -> None:
     """GlusterFS reports this by EAGAIN.  All other errors of the attribute are ignored."""
     hit_at(root, "3/minute")
-    before = entries(root)
+    there = entries(root)
 
-    def getxattr(path: str, name: str) -> bytes:
+    def getxattr(path: str, name: str) -> None:
         assert (path, name) == (root, "replica.split-brain-status")
-        raise OSError(number, os.strerror(number))
+        failing(number or 0)()
 
-    monkeypatch.setattr(posix, "getxattr", getxattr)
-    if removed:
-        assert sweep_store(Store(root), DAY, days_later(2)).removed == removed
+    if number is None:
+        monkeypatch.delattr(posix, "getxattr")
     else:
-        with pytest.raises(StoreError, match="A copy of the store is away") as error:
-            sweep_store(Store(root), DAY, days_later(2))
-        assert (error.value.errno, error.value.path) == (number, root)
-        assert entries(root) == before
-
-
-@pytest.mark.parametrize("limits", ["3/7 days", "3/7 days fixed", "3/7 days burst 3"])
-def test_a_window_longer_than_a_day_counts(root: str, limits: str) -> None:
-    hit_at(root, limits)
-    assert not sweep_app(Store(root), "acme", DAY, days_later(6.9))
-    assert sweep_app(Store(root), "acme", DAY, days_later(9.5))
-
-
-def test_one_limit_in_use_keeps_them_all(root: str) -> None:
-    hit_at(root, "3/second;3/hour")
-    hit_at(root, "3/hour", now=NOW + int(DAY) * SECOND)
-    before = entries(root)
-    assert not sweep_app(Store(root), "acme", DAY, days_later(1.5))
-    assert entries(root) == before
-
-
-def test_one_segment_in_use_keeps_them_all(root: str) -> None:
-    hit_at(root, "70/minute", count=64)
-    hit_at(root, "70/minute", count=1)
-    busy = f"{root}/acme/70-per-60s.1"
-    assert Store(root).rename("acme/70-per-60s.1", sorted(os.listdir(busy))[-1], "1513209856.123456-69")
-    assert not sweep_app(Store(root), "acme", DAY, days_later(1.5))
-    assert len(entries(root)) == 3 + 70
-
-
-def test_others_stay(root: str) -> None:
-    hit_at(root, "3/second", "old")
-    hit_at(root, "3/second", "new", now=NOW + int(DAY) * SECOND)
-    swept = sweep_store(Store(root), DAY, days_later(1.5))
-    assert (swept.applications, swept.removed) == (2, 1)
-    assert os.listdir(root) == ["new"]
-
-
-def test_an_application_that_was_forgotten_or_never_hit_goes(root: str) -> None:
-    hit_at(root, "3/second")
-    Limiter(root, "3/second").reset("acme")
-    assert sweep_app(Store(root), "acme", DAY, days_later(1.5))
+        monkeypatch.setattr(posix, "getxattr", getxattr)
+    if number == errno.EAGAIN:
+        with pytest.raises(StoreError, match="A copy of the store is away"):
+            sweep_at(root, LATER)
+    else:
+        sweep_at(root, LATER)
+    assert entries(root) == (there if number == errno.EAGAIN else [])
 
 
 @pytest.mark.parametrize(
@@ -175,33 +158,46 @@ def test_what_is_not_the_limiters_stays(root: str, foreign: str) -> None:
     path = Path(root, foreign)
     path.parent.mkdir(exist_ok=True)
     path.write_text("mine")
-    before = entries(root)
-    sweep_store(Store(root), DAY, days_later(1.5))
+    there = entries(root)
+    sweep_at(root, LATER)
     assert path.read_text() == "mine"
     if foreign.startswith("acme/"):
-        assert entries(root) == before
+        assert entries(root) == there
+
+
+def _leave_behind(root: str, name: str, seconds: float) -> Path:
+    """Leave a directory that was being furnished so many seconds after the epoch."""
+    leftover = Path(root, name)
+    (leftover / "10-per-1s").mkdir(parents=True)
+    (leftover / "10-per-1s" / "0000000000.000000-0").touch()
+    os.utime(leftover, (seconds, seconds))
+    return leftover
 
 
 def test_a_link_out_of_the_store_is_not_followed(root: str, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
-    leftover = Path(root, ".new-0123")
-    leftover.mkdir()
+    leftover = _leave_behind(root, ".new-0123", 0)
     (leftover / "link").symlink_to(tmp_path)
     os.utime(leftover, (0, 0))
-    assert sweep_store(Store(root)).leftovers == 1
+    assert sweep_at(root, NOW).leftovers == 1
     assert entries(root) == []
     assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_leftovers_go_after_an_hour(root: str) -> None:
-    now = time.time()
-    for name, age in (("old", 3601), ("new", 3590)):
-        leftover = Path(root, f".new-{name}")
-        (leftover / "10-per-1s").mkdir(parents=True)
-        (leftover / "10-per-1s" / "0000000000.000000-0").touch()
-        os.utime(leftover, (now - age, now - age))
-    assert sweep_store(Store(root), clock=lambda: int(now * 1e6)).leftovers == 1
+    for name, age in (("old", 3600), ("new", 3599)):
+        _leave_behind(root, f".new-{name}", NOW // SECOND - age)
+    assert sweep_at(root, NOW).leftovers == 1
     assert os.listdir(root) == [".new-new"]
+
+
+@pytest.mark.parametrize("call", ["lstat", "rename"])
+def test_a_leftover_that_another_sweeper_removes_is_not_counted(
+    root: str, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    _leave_behind(root, ".new-0123", 0)
+    monkeypatch.setattr(posix, call, failing(errno.ENOENT))
+    assert sweep_at(root, NOW).leftovers == 0
 
 
 def test_a_furnisher_that_was_stopped_for_hours_loses_cleanly(
@@ -210,24 +206,16 @@ def test_a_furnisher_that_was_stopped_for_hours_loses_cleanly(
     """Its directory is removed before each of its calls in turn; what it furnishes next is whole."""
     calls = 0
 
-    def stop(call: Callable[..., object]) -> Callable[..., object]:
-        def instead(*arguments: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls == stopped:
-                for name in os.listdir(root):
-                    os.utime(f"{root}/{name}", (0, 0))
-                with monkeypatch.context() as patch:
-                    for other, original in originals.items():
-                        patch.setattr(posix, other, original)
-                    sweep_store(Store(root))
-            return call(*arguments)
+    def stop(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stopped:
+            for name in os.listdir(root):
+                os.utime(f"{root}/{name}", (0, 0))
+            sweep_at(root, clock())
 
-        return instead
-
-    originals = {name: getattr(posix, name) for name in ("mkdir", "open", "close", "rename")}
-    for name, original in originals.items():
-        monkeypatch.setattr(posix, name, stop(original))
+    for name in ("mkdir", "open", "close", "rename"):
+        before_each(monkeypatch, name, stop)
     for stopped in range(2, 100):
         calls = 0
         app = f"app{stopped}"
@@ -246,33 +234,26 @@ def test_a_furnisher_that_was_stopped_for_hours_loses_cleanly(
 @pytest.mark.parametrize(
     "limits", ["3/second", "3/second fixed", "3/second burst 3", "2/second;3/minute"]
 )
-def test_a_process_that_stays_looks_anew_when_its_slots_are_gone(root: str, limits: str) -> None:
+@pytest.mark.parametrize("since", [0, 1], ids=["gone", "furnished-anew"])
+def test_a_long_running_process_looks_anew_when_its_slots_are_gone(
+    root: str, limits: str, since: int
+) -> None:
     """It remembers the slots of an application that has been swept since: its renames fail."""
     now = NOW
-    stays = Limiter(root, limits, clock=lambda: now)
-    assert stays.hit("acme")
+    limiter = Limiter(root, limits, clock=lambda: now)
+    assert limiter.hit("acme")
     now = LATER
-    assert sweep_app(Store(root), "acme", DAY, lambda: LATER)
-    quota = min(limit.quota for limit in stays.limits)
-    assert [bool(stays.hit("acme")) for _ in range(quota + 1)] == [True] * quota + [False]
+    assert sweep_at(root, LATER).removed
+    hit_at(root, limits, count=since, now=now)
+    quota = min(limit.quota for limit in limiter.limits)
+    assert admitted(limiter, quota + 1) == quota - since
     assert not Limiter(root, limits, clock=lambda: now).hit("acme")
 
 
-def test_a_process_that_stays_shares_what_another_has_furnished_since(root: str) -> None:
-    now = NOW
-    stays = Limiter(root, "3/second", clock=lambda: now)
-    assert stays.hit("acme")
-    now = LATER
-    assert sweep_app(Store(root), "acme", DAY, lambda: LATER)
-    hit_at(root, "3/second", count=2, now=now)
-    assert [bool(stays.hit("acme")) for _ in range(2)] == [True, False]
-
-
-def test_the_command_tells_what_it_did(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_what_it_did(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     hit_at(root, "3/second", "old")
     hit_at(root, "3/second", "new", now=clock())
-    os.mkdir(f"{root}/.new-0123")
-    os.utime(f"{root}/.new-0123", (0, 0))
+    _leave_behind(root, ".new-0123", 0)
     assert sweep(root) == 0
     assert capsys.readouterr().out == (
         f"{root}: 1 of 2 applications removed, 1 leftovers of dead processes removed\n"
@@ -285,40 +266,32 @@ def test_a_store_that_is_missing_is_an_error(root: str) -> None:
         sweep(f"{root}/missing")
 
 
-@pytest.mark.parametrize("call", ["listdir", "open", "rename", "rmdir", "unlink"])
-def test_an_error_of_the_file_system_is_told(
+@pytest.mark.parametrize("call", ["listdir", "lstat", "open", "rename", "rmdir", "unlink"])
+def test_an_error_of_the_file_system_is_reported_and_no_slot_is_lost(
     root: str, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """This holds for each call, and no slot is lost."""
-
-    def fail(*_: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     hit_at(root, "3/second")
+    _leave_behind(root, ".new-0123", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(posix, call, fail)
+        patch.setattr(posix, call, failing(errno.EIO))
         with pytest.raises(StoreError) as error:
-            sweep_store(Store(root), DAY, lambda: LATER)
+            sweep_at(root, LATER)
     assert error.value.errno == errno.EIO
     assert error.value.path.startswith(root)
-    hit_at(root, "3/second", count=3, now=LATER)
-    assert not Limiter(root, "3/second", clock=lambda: LATER).hit("acme")
+    assert admitted(Limiter(root, "3/second", clock=lambda: LATER), 4) == 3
 
 
-def test_what_fails_keeps_nothing_else(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_application_that_fails_keeps_no_other(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replicated file system may have one unreadable directory; the others are swept, in any order."""
     for app in ("a", "broken", "c"):
         hit_at(root, "3/second", app)
+    fails = failing(errno.ENOTCONN)
     listdir = posix.listdir
-
-    def fail(path: str) -> list[str]:
-        if path.endswith("/broken"):
-            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        return listdir(path)
-
-    monkeypatch.setattr(posix, "listdir", fail)
+    monkeypatch.setattr(
+        posix, "listdir", lambda path: fails() if path.endswith("/broken") else listdir(path)
+    )
     with pytest.raises(StoreError, match="broken"):
-        sweep_store(Store(root), DAY, lambda: LATER)
+        sweep_at(root, LATER)
     assert os.listdir(root) == ["broken"]
 
 
@@ -335,12 +308,8 @@ def test_root_sweeps_as_the_owner(root: str) -> None:
         with suppress(StoreError):
             sweep(root)
 
-    play(sweep_theirs, 10**6, lambda: None)
-    assert Path(root, "roots", "3-per-1s").exists()
-    os.chmod(f"{root}/roots", 0o700)
-    os.rename(f"{root}/roots", f"{root}/.roots")
-    play(sweep_theirs, 10**6, lambda: None)
-    assert os.listdir(root) == [".roots"]
+    run(sweep_theirs)
+    assert os.listdir(root) == ["roots"]
 
 
 @pytest.mark.one_python
