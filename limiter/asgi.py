@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from limiter.core.store import StoreError
 from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
 from limiter.report.problems import report_denial, report_problem, write_line
-from limiter.request.gate import Gates, Undecided
-from limiter.request.response import INTERNAL_SERVER_ERROR, OK, body, fields, standings
+from limiter.request.long_running import Gates
+from limiter.request.response import INTERNAL_SERVER_ERROR, OK, UNAUTHORIZED, body, fields, standings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from limiter.core.hit import Decision
     from limiter.core.limiter import Limiter
-    from limiter.request.verdict import Verdict
+    from limiter.request.gate import Verdict
 
     Scope = MutableMapping[str, Any]
     Message = MutableMapping[str, Any]
@@ -41,16 +41,11 @@ _NO_PREFIX = (b"CONTENT_TYPE", b"CONTENT_LENGTH")
 
 
 class RateLimit:
-    """Answers 401, 429 or 500 itself, as the settings say, or calls the application.
+    """As ``limiter.wsgi.RateLimit``, for ASGI.
 
-    The settings are the variables of the process, read at each request.
-
-    If a ``limiter`` is given, it alone decides, and the settings for the store, the limits and the
-    register are ignored.  If a ``key`` is given, it replaces LIMITER_KEY.  It is text in the notation of
-    LIMITER_KEY, or a function that gets the scope and returns who asks.  In the notation, ``env:`` knows
-    REMOTE_ADDR and the variables made from headers (HTTP_...).  The function may return any text
-    (``limiter.request.identity``), or None for a 401.  It runs on the event loop.  The body is never
-    read.
+    The settings are the variables of the process.  A function as ``key`` gets the scope, and runs on the
+    event loop.  In text, ``env:`` knows REMOTE_ADDR and the variables made from headers (HTTP_...).  The
+    application finds the Decision in ``scope["limiter.decision"]``.
 
     A WebSocket handshake is a request, too.  If it is denied, it gets the same answer if the server
     offers the extension ``websocket.http.response``.  Otherwise it is closed with code 1008, which the
@@ -58,11 +53,6 @@ class RateLimit:
 
     The event loop never waits for the store.  Denials from memory are decided at once, and everything
     else is decided in this object's own threads.
-
-    The application finds the Decision in ``scope["limiter.decision"]``.  It is None if nothing was
-    counted: for an unlimited app_id, in shadow mode, or if the store failed and LIMITER_ON_ERROR says to
-    admit.  The RateLimit header fields are added to those of the application.  Raises ValueError for a
-    bad key.
     """
 
     def __init__(
@@ -82,7 +72,7 @@ class RateLimit:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        status, decision = await self._judge(scope)
+        status, decision = await self._verdict(scope)
         if status is not OK:
             await _refuse(scope, receive, send, status, decision)
             return
@@ -96,29 +86,33 @@ class RateLimit:
         scope = {**scope, "limiter.decision": decision}
         await self._app(scope, receive, send if decision is None else send_with_standings)
 
-    async def _judge(self, scope: "Scope") -> "Verdict":
+    async def _verdict(self, scope: "Scope") -> "Verdict":
         def log(problem: "Exception | str") -> None:
             report_problem(_request(scope), problem, lambda reason: write_line(sys.stderr, reason))
 
-        def find() -> "str | None":
-            return self._gates.find(
-                gate, scope, lambda name: _variable(scope, name), scope.get("query_string", b"")
-            )
+        def get(name: bytes) -> "bytes | None":
+            return _variable(scope, name)
 
         try:
             gate = self._gates.choose({})
         except ValueError as error:
             log(error)
             return INTERNAL_SERVER_ERROR, None
+        if gate.is_off:
+            return OK, None
+        app_id = None
         try:
-            return gate.recall(find, log)
-        except Undecided as undecided:
-            app_id = undecided.app_id
+            app_id = gate.find(scope, get, scope.get("query_string", b""))
+            verdict = (UNAUTHORIZED, None) if app_id is None else gate.recall(app_id)
+        except Exception as error:
+            return gate.failed(app_id, error, log)
+        if verdict is not None:
+            return gate.enforced(app_id, verdict, log)
         loop = asyncio.get_running_loop()
         try:
-            future = loop.run_in_executor(self._threads, gate.judge, lambda: app_id, log)
+            future = loop.run_in_executor(self._threads, gate.verdict, lambda: app_id, log)
         except RuntimeError as error:
-            return gate.fail(StoreError.no_thread(error), log)
+            return gate.failed(app_id, StoreError.no_thread(error), log)
         return await future
 
 
@@ -150,8 +144,7 @@ def _request(scope: "Scope") -> "dict[bytes, bytes]":
 async def _refuse(
     scope: "Scope", receive: "Receive", send: "Send", status: str, decision: "Decision | None"
 ) -> None:
-    if status[0] == "4" and posix.environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
-        report_denial(_request(scope), status)
+    report_denial(status, posix.environ.get(b"LIMITER_LOG_LEVEL"), lambda: _request(scope))
     kind = "http.response"
     if scope["type"] == "websocket":
         await receive()  # websocket.connect, which this answers

@@ -9,16 +9,11 @@ The client gets a status and JSON, but no reason.  The reason for a 500 is one l
 import posix
 import sys
 
-from limiter.core.hit import hit as hit_once
-from limiter.core.limit import clock
-from limiter.core.notation import parse
-from limiter.core.store import Store, StoreError
 from limiter.report.problems import describe, line, report_denial, report_problem
 from limiter.request.deadline import call_within, hang_up, watch_call
-from limiter.request.key import Key
+from limiter.request.gate import Gate
 from limiter.request.response import INTERNAL_SERVER_ERROR, OK, answer, header, standings
 from limiter.request.settings import Settings
-from limiter.request.verdict import fail, judge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +21,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from limiter.core.hit import Decision
-    from limiter.request.verdict import Verdict
+    from limiter.core.store import StoreError
+    from limiter.request.gate import Verdict
 
 _FORM = b"application/x-www-form-urlencoded"
 _FORM_MOST = 65536
@@ -37,22 +33,19 @@ def check() -> "NoReturn":
 
     The app_id may be in the query string or in a urlencoded form of up to 64 KiB.
     """
+
+    def bounded(seconds: float, function: "Callable[..., Verdict]", app_id: str) -> "Verdict":
+        def late(error: "StoreError") -> "NoReturn":
+            # Log first: this thread cannot prevent a signal from ending the process after the answer.
+            gate = Gate(Settings(environ), bounded)
+            verdict = gate.failed(app_id, error, lambda problem: report_problem(environ, problem, log))
+            _end(environ, body, verdict, [])
+
+        return watch_call(seconds, late, function, app_id)
+
     environ = _environ()
     body = Body(environ)
-    problems: list[Exception | str] = []
-
-    def call(settings: Settings, decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
-        def late(error: StoreError) -> "NoReturn":
-            # Answer first: this thread cannot prevent a signal from ending the process.
-            _end(
-                environ,
-                body,
-                *fail(settings, error, lambda problem: report_problem(environ, problem, log)),
-            )
-
-        return watch_call(settings.timeout, late, decide, *arguments)
-
-    _end(environ, body, *_verdict(environ, body, call, problems), _report_of(environ, problems))
+    _end(environ, body, *_verdict(environ, bounded, body))
 
 
 def guard() -> "Decision | None":
@@ -68,27 +61,21 @@ def guard() -> "Decision | None":
 
 def admit(environ: "Mapping[bytes, bytes]") -> "Decision | None":
     """Do what ``guard`` does, with the settings and the request in ``environ``."""
-    problems: list[Exception | str] = []
-
-    def call(settings: Settings, decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
-        return call_within(settings.timeout, decide, *arguments)
-
-    status, decision = _verdict(environ, None, call, problems)
-    report = _report_of(environ, problems)
+    (status, decision), problems = _verdict(environ, call_within)
     if status is not OK:
-        _end(environ, Body(environ), status, decision, report)
-    if report:
-        report()
+        _end(environ, Body(environ), (status, decision), problems)
+    for problem in problems:
+        report_problem(environ, problem, log)
     if not write(header(standings(decision))):
         posix._exit(0)
     return decision
 
 
 def refuse(
-    environ: "Mapping[bytes, bytes]", status: str, report: "Callable[[], None] | None" = None
+    environ: "Mapping[bytes, bytes]", status: str, problem: "Exception | str | None" = None
 ) -> "NoReturn":
-    """Answer with that status without checking a limit, then call ``report``, and end the process."""
-    _end(environ, Body(environ), status, None, report)
+    """Answer with that status without checking a limit, then report the problem, and end the process."""
+    _end(environ, Body(environ), (status, None), [] if problem is None else [problem])
 
 
 def log(reason: str) -> None:
@@ -139,37 +126,22 @@ class Body:
 
 
 def _verdict(
-    environ: "Mapping[bytes, bytes]",
-    body: "Body | None",
-    call: "Callable[..., Verdict]",
-    problems: "list[Exception | str]",
-) -> "Verdict":
-    """Return the status to answer with, and the decision if there is one.
-
-    Problems to report are added to ``problems``.  Never raises.
-    """
+    environ: "Mapping[bytes, bytes]", bounded: "Callable[..., Verdict]", body: "Body | None" = None
+) -> "tuple[Verdict, list[Exception | str]]":
+    """Return the verdict on the request, and the problems to report.  Never raises."""
     try:
-        settings = Settings(environ)
-        key = Key(settings.key, settings.proxies)
+        gate = Gate(Settings(environ), bounded)
     except ValueError as error:
-        problems.append(error)
-        return INTERNAL_SERVER_ERROR, None
+        return (INTERNAL_SERVER_ERROR, None), [error]
+    problems: list[Exception | str] = []
 
     def find() -> "str | None":
         texts = [environ.get(b"QUERY_STRING", b"")]
         if body is not None:
             texts.append(body.form())
-        return key.find(environ.get, *texts)
+        return gate.key.find(environ.get, *texts)
 
-    def hit(limits: str, app_id: str) -> "Decision":
-        store = Store(settings.root(app_id))
-        decision, _ = hit_once(store, parse(settings.share(limits)), app_id, 1, clock)
-        return decision
-
-    def bounded(decide: "Callable[..., Verdict]", *arguments: object) -> "Verdict":
-        return call(settings, decide, *arguments)
-
-    return judge(settings, find, hit, bounded, problems.append)
+    return gate.verdict(find, problems.append), problems
 
 
 def _environ() -> "Mapping[bytes, bytes]":
@@ -178,35 +150,21 @@ def _environ() -> "Mapping[bytes, bytes]":
     return os.environb if os else posix.environ
 
 
-def _report_of(
-    environ: "Mapping[bytes, bytes]", problems: "list[Exception | str]"
-) -> "Callable[[], None] | None":
-    """Return a function that reports these problems with the request; None if there are none."""
-    if not problems:
-        return None
-
-    def report() -> None:
-        for problem in problems:
-            report_problem(environ, problem, log)
-
-    return report
-
-
 def _end(
     environ: "Mapping[bytes, bytes]",
     body: Body,
-    status: str,
-    decision: "Decision | None",
-    report: "Callable[[], None] | None" = None,
+    verdict: "Verdict",
+    problems: "list[Exception | str]",
 ) -> "NoReturn":
-    if report:
+    """Answer, then report the problems, and end the process."""
+    status = verdict[0]
+    if problems:
         _outlive_the_client()
-    is_taken = write(answer(status, decision, environ.get(b"REQUEST_METHOD") == b"HEAD"))
-    if report:
-        report()
+    is_taken = write(answer(*verdict, environ.get(b"REQUEST_METHOD") == b"HEAD"))
+    for problem in problems:
+        report_problem(environ, problem, log)
     if is_taken:
-        if status[0] == "4" and environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
-            report_denial(environ, status)
+        report_denial(status, environ.get(b"LIMITER_LOG_LEVEL"), lambda: environ)
         body.drain()
     hang_up()
     # Nothing is left to flush or close.  An orderly exit would take a tenth of the whole time.

@@ -10,7 +10,7 @@ import posix
 
 from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
 from limiter.report.problems import report_denial, report_problem, write_line
-from limiter.request.gate import Gates
+from limiter.request.long_running import Gates
 from limiter.request.response import INTERNAL_SERVER_ERROR, OK, body, fields, standings
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from limiter.core.hit import Decision
     from limiter.core.limiter import Limiter
-    from limiter.request.verdict import Verdict
+    from limiter.request.gate import Verdict
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
@@ -31,18 +31,15 @@ class RateLimit:
     """Answers 401, 429 or 500 itself, as the settings say, or calls the application.
 
     The settings are variables, read at each request.  Variables of the request's environ (Apache's
-    SetEnv) take precedence over those of the process.
+    SetEnv) take precedence over those of the process.  The body is never read.
 
-    If a ``limiter`` is given, it alone decides, and the settings for the store, the limits and the
-    register are ignored.  If a ``key`` is given, it replaces LIMITER_KEY.  It is text in the notation of
-    LIMITER_KEY, or a function that gets the environ and returns who asks.  The function may return any
-    text (``limiter.request.identity``), or None for a 401.  Only the query string and the headers of the
-    request are read, never the body.
+    If a ``limiter`` is given, it alone decides, without the settings for the store, the limits and the
+    register.  If a ``key`` is given, it replaces LIMITER_KEY.  It is text in that notation, or a function
+    that gets the environ and returns who asks: any text, or None for a 401.
 
     The application finds the Decision in ``environ["limiter.decision"]``.  It is None if nothing was
     counted: for an unlimited app_id, in shadow mode, or if the store failed and LIMITER_ON_ERROR says to
-    admit.  The RateLimit header fields are added to those of the application.  Raises ValueError for a
-    bad key.
+    admit.  Raises ValueError for a bad key.
     """
 
     def __init__(
@@ -56,7 +53,7 @@ class RateLimit:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
         """Answer a request."""
-        status, decision = self._judge(environ)
+        status, decision = self._verdict(environ)
         if status is not OK:
             return _refuse(environ, start_response, status, decision)
         environ["limiter.decision"] = decision
@@ -70,7 +67,7 @@ class RateLimit:
 
         return self._app(environ, start)
 
-    def _judge(self, environ: "WSGIEnvironment") -> "Verdict":
+    def _verdict(self, environ: "WSGIEnvironment") -> "Verdict":
         def log(problem: "Exception | str") -> None:
             report_problem(
                 variables(environ), problem, lambda reason: write_line(environ["wsgi.errors"], reason)
@@ -81,15 +78,14 @@ class RateLimit:
             return None if value is None else value.encode("latin-1")
 
         def find() -> "str | None":
-            query = environ.get("QUERY_STRING", "").encode("latin-1")
-            return self._gates.find(gate, environ, get, query)
+            return gate.find(environ, get, environ.get("QUERY_STRING", "").encode("latin-1"))
 
         try:
             gate = self._gates.choose(environ)
         except ValueError as error:
             log(error)
             return INTERNAL_SERVER_ERROR, None
-        return gate.judge(find, log)
+        return gate.verdict(find, log)
 
 
 def variables(environ: "WSGIEnvironment") -> "dict[bytes, bytes]":
@@ -107,9 +103,8 @@ def _refuse(
     status: str,
     decision: "Decision | None",
 ) -> "list[bytes]":
-    level = environ.get("LIMITER_LOG_LEVEL") or posix.environ.get(b"LIMITER_LOG_LEVEL")
-    if level in ("warning", b"warning") and status[0] == "4":
-        report_denial(variables(environ), status)
+    level = environ.get("LIMITER_LOG_LEVEL", "").encode() or posix.environ.get(b"LIMITER_LOG_LEVEL")
+    report_denial(status, level, lambda: variables(environ))
     message = body(status)
     start_response(status, [*fields(status, decision), ("Content-Length", str(len(message)))])
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]

@@ -33,11 +33,14 @@ def report_problem(
         log(describe(problem))
 
 
-def report_denial(environ: "Mapping[bytes, bytes]", status: str) -> None:
-    """Report a denied request.  ``status`` is a 4xx status."""
-    from limiter.report.reporter import reporter_of
+def report_denial(
+    status: str, level: "bytes | None", environ: "Callable[[], Mapping[bytes, bytes]]"
+) -> None:
+    """Report a request that got a 4xx status, if LIMITER_LOG_LEVEL, the ``level``, says so."""
+    if level == b"warning" and status[0] == "4":
+        from limiter.report.reporter import reporter_of
 
-    reporter_of(environ).report(status, status[4:])
+        reporter_of(environ()).report(status, status[4:])
 
 
 def describe(error: Exception) -> str:

@@ -54,11 +54,7 @@ def watch_call(
     function: "Callable[..., T]",
     *arguments: object,
 ) -> "T":
-    """What the function returns or raises.
-
-    If the function takes longer than so many seconds, ``late`` ends the process instead.
-    Raises StoreError if no thread can be started.
-    """
+    """As ``call_within``, but ``late`` ends the process if the function takes longer."""
     running = allocate_lock()
     over = allocate_lock()
     running.acquire()
@@ -81,10 +77,7 @@ def is_stuck() -> bool:
 
 
 def hang_up() -> None:
-    """Close standard input, output and error, so that their reader sees the end now.
-
-    It closes all three because they may be one socket.
-    """
+    """Close standard input, output and error, which may be one socket.  Their reader sees the end now."""
     posix.closerange(0, 3)
 
 
@@ -96,10 +89,9 @@ def _start(function: "Callable[[], None]") -> None:
 
 
 def _give_up(seconds: float) -> StoreError:
-    if not _stuck:
-        from limiter.request.process_end import HANG_UP, at_end
+    from limiter.request.process_end import HANG_UP, at_end
 
-        at_end(HANG_UP, _flush_and_hang_up)
+    at_end(HANG_UP, _flush_and_hang_up)
     _stuck.append(StoreError.timed_out(seconds))
     return _stuck[-1]
 

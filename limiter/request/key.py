@@ -1,23 +1,9 @@
 """Who asks: the id in a parameter, a header or a variable of a request.  Does no input or output.
 
-A parameter stands in a query string or a form body.  Both are ``application/x-www-form-urlencoded``
-(WHATWG URL Standard, 5.1): pairs separated by ``&``, with ``+`` for a space and ``%XX`` for any byte.  A
-parameter that is given twice counts as missing: an application behind the limiter might use the other
-one.  Applications differ in which names they treat as the same.  So every name counts here that any of
-them may treat as the parameter's name::
-
-    app.id  app[id  app+id  +app_id  app_id%00x    PHP
-    app_id[]  app_id[a][b]                         PHP, Rack, qs
-    [app_id]  ]app_id  app_id]                     Rack 2, qs
-    app_id.x                                       qs, Spring, ASP.NET
-    app_id:int                                     Zope
-    App_Id                                         ASP.NET, ColdFusion
-    x=1;app_id=2                                   Perl's CGI.pm, Rack 2, older Pythons
-    %u0061pp_id                                    Perl's CGI.pm, ASP
-    ?app_id                                        URLSearchParams
-
-These names only make the parameter count as given twice.  The id itself is read only under its exact
-name.
+A parameter stands in a query string or a form body, both ``application/x-www-form-urlencoded`` (WHATWG
+URL Standard, 5.1).  A parameter that is given twice counts as missing: an application behind the limiter
+might use the other one.  A name counts as given if any application may read it as the parameter's name:
+docs/who-asks.md, "Names that count as the same", lists them.  The id is read only under the exact name.
 """
 
 from limiter.core.store import is_app
@@ -46,11 +32,9 @@ class Key:
     """Where the id of a request comes from, as LIMITER_KEY says.
 
     ``text`` is a parameter's name, ``header:NAME`` or ``env:NAME``.  ``proxies`` are addresses and
-    networks, separated by commas or spaces.  ``env:REMOTE_ADDR`` believes their X-Forwarded-For; other
-    keys do not use them.  Raises ValueError for anything else, with the text and what is expected.
+    networks, for ``env:REMOTE_ADDR`` alone.  Raises ValueError for anything else.
 
-    ``variable`` is the CGI variable (RFC 3875, 4.1) that has the id, None for a parameter.  Apache
-    passes HTTP_AUTHORIZATION to a CGI script only with ``CGIPassAuth On``.
+    ``variable`` is the CGI variable (RFC 3875, 4.1) that has the id, None for a parameter.
     """
 
     __slots__ = ("_folded", "_is_header", "_like", "_name", "_proxies", "variable")
@@ -76,9 +60,8 @@ class Key:
         else:
             self.variable = name
             if name == b"REMOTE_ADDR" and proxies:
-                from limiter.request.identity import (
-                    networks,  # most use a parameter, which needs nothing of this module
-                )
+                # Most use a parameter, which needs nothing of this module.
+                from limiter.request.identity import networks
 
                 self._proxies = networks(proxies)
 
@@ -86,8 +69,7 @@ class Key:
         """The app_id of who asks; None if it is missing, bad, or given twice: 401.
 
         ``get`` returns a CGI variable by its name, or None.  ``texts`` are the query string and the
-        form, not decoded; all parameters in them count together.  A parameter must be an app_id after
-        percent-decoding.  Any other value is turned into an app_id (``limiter.request.identity``).
+        form, not decoded; all parameters in them count together.
         """
         if self.variable is None:
             return self._parameter(texts)

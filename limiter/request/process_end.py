@@ -4,21 +4,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# The steps, in their order.
 ANSWER, HANG_UP = range(2)
-"""The steps, in their order."""
-
-# Parts of st_mode, as in the module stat.
-_TYPE = 0o170000
-_REGULAR = 0o100000
 
 _steps: "dict[int, Callable[[], None]]" = {}
 
 
 def at_end(step: int, function: "Callable[[], None]") -> None:
-    """Call the function at this step when the process ends.
-
-    The order of the calls to ``at_end`` does not matter.
-    """
+    """Call the function at this step when the process ends, whatever was registered before it."""
     if not _steps:
         import atexit
 
@@ -35,6 +28,7 @@ def write_out_files() -> None:
     """Flush the buffers of the program's regular files.  A process that ends by force must do this."""
     import gc
     import posix
+    from _stat import S_ISREG
     from io import BufferedRandom, BufferedWriter, TextIOWrapper
 
     try:
@@ -46,7 +40,7 @@ def write_out_files() -> None:
         if issubclass(type(it), (TextIOWrapper, BufferedWriter, BufferedRandom)):
             try:
                 # The reader of a pipe or a socket may make a flush wait for ever.
-                if posix.fstat(it.fileno()).st_mode & _TYPE == _REGULAR:
+                if S_ISREG(posix.fstat(it.fileno()).st_mode):
                     it.flush()
             except Exception:
                 pass  # it is closed, or the disk is full: a failure has been reported already

@@ -1,14 +1,8 @@
-"""The register: which app_ids are admitted, and how often.  A directory of symbolic links to nowhere::
+"""The register: which app_ids are admitted, and how often.  docs/limits.md says how to use it.
 
-    acme -> 100/second;5000/hour     an app_id and its limits, in the notation of limiter.core.notation
-    spam -> 0/second                 banned: always 429
-    boss -> unlimited                never limited, and never looked up in the store
-    .default -> 10/second            all others; without this entry they are unknown: 401
-
-One call reads a link, and one call replaces it.  So nobody ever sees half an entry, and a changed limit
-applies from the next request.  ``ls -l`` shows the register, ``ln -s`` adds an entry.
-
-Apache's user must be able to read the register, and should not be able to write to it.
+An entry is a symbolic link to nowhere: its name is an app_id, or ``.default``, and its text the limits.
+One call reads it, and one call replaces it.  So nobody ever sees half an entry, and a changed limit
+applies from the next request.
 """
 
 import errno
@@ -23,7 +17,7 @@ UNLIMITED = "unlimited"
 """The text of an entry without limits."""
 
 _MISSING = "The register does not exist (make it, or correct LIMITER_APPS)"
-_NO_LINK = "Not an entry of a register, which are symbolic links (remove it)"
+_NO_LINK = "Not a symbolic link, so not an entry of the register (remove it)"
 
 
 def look_up(register: str, app: str) -> "tuple[str, str] | None":
@@ -47,17 +41,14 @@ def _look_up(register: str, app: str) -> "tuple[str, str] | None":
 def entries(register: str) -> "list[tuple[str, str]]":
     """Every name with its text, ``.default`` last.
 
-    Raises StoreError, also for an app_id or ``.default`` that is not a symbolic link.
+    Raises StoreError, also for one that is not a symbolic link.
     """
     try:
         names = [name for name in posix.listdir(register) if is_app(name) or name == DEFAULT]
-    except FileNotFoundError as error:
-        raise StoreError(error.errno, _MISSING, register) from error
     except OSError as error:
-        raise StoreError.of(error, register) from error
-    found = [
-        (name, _read(f"{register}/{name}")) for name in sorted(names, key=lambda it: (it == DEFAULT, it))
-    ]
+        raise _failure(error, register) from error
+    names.sort(key=lambda it: (it == DEFAULT, it))
+    found = [(name, _read(f"{register}/{name}")) for name in names]
     return [(name, text) for name, text in found if text is not None]
 
 
@@ -71,10 +62,8 @@ def put(register: str, name: str, text: str) -> None:
         except OSError:
             posix.unlink(aside)
             raise
-    except FileNotFoundError as error:
-        raise StoreError(error.errno, _MISSING, register) from error
     except OSError as error:
-        raise StoreError.of(error, f"{register}/{name}") from error
+        raise _failure(error, register, f"/{name}") from error
 
 
 def remove(register: str, name: str) -> bool:
@@ -108,7 +97,11 @@ def _read(path: str, is_second_look: bool = False) -> "str | None":
 def _must_exist(register: str) -> None:
     try:
         posix.stat(f"{register}/.")
-    except FileNotFoundError as error:
-        raise StoreError(error.errno, _MISSING, register) from error
     except OSError as error:
-        raise StoreError.of(error, register) from error
+        raise _failure(error, register) from error
+
+
+def _failure(error: OSError, register: str, entry: str = "") -> StoreError:
+    if isinstance(error, FileNotFoundError):
+        return StoreError(error.errno, _MISSING, register)
+    return StoreError.of(error, register + entry)

@@ -1,10 +1,8 @@
 """Several stores, each for a part of the app_ids: *Distributed = {Replicated, Segmented}*.
 
-Each store is on its own volume, which may be replicated.  The set of stores is segmented.  The store of
-an application is the one whose path, together with the app_id, has the highest hash (rendezvous hashing:
-Thaler and Ravishankar, 1998).  A store that is added takes its share from all others.  A store that is
-removed leaves its share to all others.  Nothing else moves.  Every machine must name the same paths, in
-any order.
+The store of an application is the one whose path, together with the app_id, has the highest hash
+(rendezvous hashing: Thaler and Ravishankar, 1998).  A store that is added takes its share from all others,
+and one that is removed leaves its share to them.  Nothing else moves.  docs/cluster.md, "Several volumes".
 """
 
 from limiter.request.digest import sha256

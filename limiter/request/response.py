@@ -10,7 +10,7 @@ Seconds are whole, rounded up, and at least 1.
 """
 
 from limiter.core.hit import Decision
-from limiter.core.limit import SECOND
+from limiter.core.limit import SECOND, Limit
 
 OK = "200 OK"
 UNAUTHORIZED = "401 Unauthorized"
@@ -27,8 +27,7 @@ def standings(decision: "Decision | None") -> "list[tuple[str, str]]":
     standings = []
     for quota in decision.quotas:
         limit = quota.limit
-        window = -(-limit.window // SECOND)
-        policies.append(f'"{limit.name}";q={limit.quota};w={window}')
+        policies.append(f'"{limit.name}";q={limit.quota};w={_window(limit)}')
         standings.append(f'"{limit.name}";r={quota.remaining};t={_seconds(quota.reset_after)}')
     return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(standings))]
 
@@ -64,8 +63,12 @@ def header(fields: "list[tuple[str, str]]") -> bytes:
 def _retry_after(decision: Decision) -> int:
     if decision.retry_after == float("inf"):
         # The hit will never be allowed.  But the field must hold a number, and the limit may change.
-        return max([-(-quota.limit.window // SECOND) for quota in decision.quotas])
+        return max([_window(quota.limit) for quota in decision.quotas])
     return _seconds(decision.retry_after)
+
+
+def _window(limit: Limit) -> int:
+    return -(-limit.window // SECOND)
 
 
 def _seconds(seconds: float) -> int:

@@ -16,12 +16,12 @@ def is_secret(name: str) -> bool:
     return any([word in name for word in _SECRET])
 
 
-def is_told(key: str) -> bool:
-    """Whether an app_id from this key may be reported.  ``key`` is in the notation of LIMITER_KEY."""
+def may_report(key: str) -> bool:
+    """Whether an app_id may be reported that comes from this key, in the notation of LIMITER_KEY."""
     return ":" not in key and not is_secret(key)
 
 
-def hide(app_id: str, error: BaseException) -> None:
+def mask(app_id: str, error: BaseException) -> None:
     """Mask the app_id in the text of an exception, and of the exceptions that led to it."""
     seen: list[BaseException] = []
     cause: BaseException | None = error

@@ -1,159 +1,183 @@
-"""The settings: environment variables, with their defaults.
+"""The settings: one table of environment variables, with their parsers, defaults and help.
 
-===========================  ==============================================================
-``LIMITER_ROOT``             the store: an absolute path that exists, or several, separated
-                             by ``:`` (``limiter.request.rendezvous``).  Default:
-                             ``limiter-UID`` in ``$TMPDIR`` or /tmp, made if missing
-``LIMITER_LIMIT``            the limits, separated by ``;``.  Default: ``10/second``
-``LIMITER_NODES``            how many nodes have their own store and a share of the limits
-                             (``limiter.request.node_share``).  Default: 1
-``LIMITER_APPS``             the register: an absolute path (``limiter.request.register``).
-                             Default: none, every app_id has ``LIMITER_LIMIT``
-``LIMITER_KEY``              where the app_id comes from (``limiter.request.key``).  Default:
-                             the parameter ``app_id``
-``LIMITER_TRUSTED_PROXIES``  whose X-Forwarded-For is believed (``limiter.request.key``)
-``LIMITER_MODE``             ``enforce`` (the default), ``shadow``: admit, and log what
-                             would have been denied, or ``off``: do nothing
-``LIMITER_ON_ERROR``         the verdict when the store fails: ``deny`` (the default) or
-                             ``admit``
-``LIMITER_TIMEOUT``          seconds after which a store that does not answer has failed.
-                             Default: ``2``
-===========================  ==============================================================
-
-An empty variable counts as not set.  ``limiter.report.reporter`` has the variables that say how problems
-are reported.
+An empty variable counts as not set.  docs/settings.md says more about each.
 """
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
-NAMES = (
-    "LIMITER_ROOT",
-    "LIMITER_LIMIT",
-    "LIMITER_NODES",
-    "LIMITER_APPS",
-    "LIMITER_KEY",
-    "LIMITER_TRUSTED_PROXIES",
-    "LIMITER_MODE",
-    "LIMITER_ON_ERROR",
-    "LIMITER_TIMEOUT",
-)
-"""All variables."""
-
-_MODES = ("enforce", "shadow", "off")
-_VERDICTS = ("deny", "admit")
 _LONGEST = 3600.0
+_HOST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+# A parser gets text, and returns the value, or raises ValueError with what it expected.
+
+
+def _one_of(*words: str) -> "Callable[[str], str]":
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(" or ".join([repr(word) for word in words]))
+        return text
+
+    return parse
+
+
+def _path(text: str) -> str:
+    if text and text[0] != "/":
+        raise ValueError("an absolute path")
+    return text
+
+
+def _paths(text: str) -> "tuple[str, ...]":
+    paths = text.split(":") if text else ()
+    for path in paths:
+        _path(path or ".")  # an empty path between two colons is a mistake
+    return tuple(paths)
+
+
+def _whole_number(most: int) -> "Callable[[str], int]":
+    def parse(text: str) -> int:
+        number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+        if not 0 < number <= most:
+            raise ValueError(f"a whole number from 1 to {most}")
+        return number
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST:
+        raise ValueError(f"seconds, above 0 and up to {_LONGEST:.0f}")
+    return seconds
+
+
+def _log(text: str) -> str:
+    if text not in ("stderr", "syslog") and (text[0] != "/" or text[-1] == "/" or "\0" in text):
+        raise ValueError("'stderr', 'syslog' or a file's absolute path")
+    return text
+
+
+def _addresses(text: str) -> "list[str]":
+    addresses = [address.strip() for address in text.split(",")] if text else []
+    for address in addresses:
+        user, _, host = address.partition("@") if "@" in address else (address, "", "local")
+        plain = address.isascii() and address.isprintable() and not set(address) & set(' "(),:;<>[\\]')
+        if not plain or not user or user[0] == "-" or not host or host.strip(_HOST):
+            raise ValueError("addresses as root@example.org, without names, with commas between them")
+    return addresses
+
+
+def _address(text: str) -> str:
+    if "," in text:
+        raise ValueError("one address")
+    return text and _addresses(text)[0]
+
+
+def _smtp(text: str) -> str:
+    if text[:1] == "/" or text in ("", "sendmail"):
+        return text
+    host, colon, port = text.partition(":")
+    number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else 0
+    if not host or host.strip(_HOST) or (colon and not 0 < number < 65536):
+        raise ValueError("'host', 'host:port', 'sendmail' or the absolute path of such a program")
+    return text
+
+
+if TYPE_CHECKING:
+    Table = dict[str, tuple[Callable[[str], Any], str, str]]
+_count = _whole_number(1_000_000)
+_level = _one_of("error", "warning")
+_mode = _one_of("enforce", "shadow", "off")
+_verdict = _one_of("deny", "admit")
+
+# Each row: the parser, the default, and one line of help.  docs/settings.py writes the tables of
+# docs/settings.md and the lines of deploy/apache/limiter.conf from these.
+REQUEST: "Table" = {
+    "LIMITER_ROOT": (_paths, "", "the store's path; several with ':' (default: limiter-UID in /tmp)"),
+    "LIMITER_LIMIT": (str, "10/second", "the limits, with ';' between them: all must admit a hit"),
+    "LIMITER_NODES": (_count, "1", "how many nodes have a store each, and a share of the limits"),
+    "LIMITER_APPS": (_path, "", "the register, a directory of app_ids and limits (default: none)"),
+    "LIMITER_KEY": (str, "app_id", "who asks: a parameter's name, header:NAME or env:NAME"),
+    "LIMITER_TRUSTED_PROXIES": (str, "", "whose X-Forwarded-For is believed (default: nobody's)"),
+    "LIMITER_MODE": (_mode, "enforce", "enforce; shadow: admit, and log denials; off: do nothing"),
+    "LIMITER_ON_ERROR": (_verdict, "deny", "deny (500) or admit, if the store or the register fails"),
+    "LIMITER_TIMEOUT": (_seconds, "2", "seconds after which an unresponsive store has failed"),
+}
+"""The settings that each door reads at a request."""
+
+REPORT: "Table" = {
+    "LIMITER_LOG": (_log, "stderr", "stderr, syslog, or the absolute path of a file"),
+    "LIMITER_LOG_LEVEL": (_level, "error", "error: log answers with 5xx; warning: log 4xx, too"),
+    "LIMITER_LOG_SAMPLE": (_count, "1", "n: log one in n answers with 4xx"),
+    "LIMITER_MAIL_TO": (_addresses, "", "who gets a mail for 5xx (default: nobody)"),
+    "LIMITER_MAIL_FROM": (_address, "", "the sender of the mail (default: access-limiter at this host)"),
+    "LIMITER_SMTP": (_smtp, "", "host, host:port or a program (default: sendmail, else localhost)"),
+}
+"""The settings that say how problems are reported."""
+
+GUARD: "Table" = {
+    "LIMITER_GUARD_ROOT": (_path, "", "no script outside of this absolute path is run (default: none)"),
+    "LIMITER_SUPERVISE": (_one_of("0", "1"), "0", "1: watch the script, and answer for it if it fails"),
+    "LIMITER_SCRIPT_TIMEOUT": (_seconds, "30", "seconds without output after which it has failed"),
+}
+"""The settings of the guard alone."""
 
 
 class Settings:
-    """The values of the variables.  ``environ`` maps bytes to bytes, as ``os.environb`` does.
+    """The values of the settings in a table.  ``environ`` maps bytes to bytes, as ``os.environb`` does.
 
-    ``roots`` are the stores, none for the default.  ``apps`` is empty without a register.  ``limits``,
-    ``key`` and ``proxies`` are texts that other modules parse.  Raises ValueError for a mistake in the
-    other variables, with the name of the variable.
+    Each setting is an attribute: LIMITER_MAIL_TO is ``mail_to``.  ``limit``, ``key`` and
+    ``trusted_proxies`` are text that other modules parse.  Raises ValueError for a mistake in another
+    setting, with its name and what is expected.
     """
 
-    __slots__ = (
-        "_nodes",
-        "_temporary",
-        "admits_on_error",
-        "apps",
-        "key",
-        "limits",
-        "mode",
-        "proxies",
-        "roots",
-        "timeout",
-    )
+    def __init__(self, environ: "Mapping[bytes, bytes]", table: "Table" = REQUEST) -> None:
+        for name, (parse, default, _) in table.items():
+            text = text_of(environ, name) or default
+            try:
+                setattr(self, name[8:].lower(), parse(text))
+            except ValueError as error:
+                raise ValueError(f"{name}={text!r:.200}: expected {error}") from None
+        self._temporary = text_of(environ, "TMPDIR") or "/tmp"
 
-    def __init__(self, environ: "Mapping[bytes, bytes]") -> None:
-        self.mode = _word(environ, "LIMITER_MODE", _MODES)
-        self.admits_on_error = _word(environ, "LIMITER_ON_ERROR", _VERDICTS) == "admit"
-        self.timeout = seconds_of(environ, "LIMITER_TIMEOUT", 2.0)
-        self.limits = text_of(environ, "LIMITER_LIMIT", "10/second")
-        self.apps = _path(environ, "LIMITER_APPS", "")
-        self.key = text_of(environ, "LIMITER_KEY", "app_id")
-        self.proxies = text_of(environ, "LIMITER_TRUSTED_PROXIES", "")
-        self.roots = _paths(environ, "LIMITER_ROOT")
-        self._temporary = "" if self.roots else _path(environ, "TMPDIR", "/tmp")
-        self._nodes = _number(environ, "LIMITER_NODES", 1)
+    if TYPE_CHECKING:
 
-    def root(self, app: str) -> str:
-        """The store of an application.  Raises StoreError if it is the default store and unusable."""
-        if len(self.roots) == 1:
-            return self.roots[0]
-        if self.roots:
-            from limiter.request.rendezvous import choose
+        def __getattr__(self, name: str) -> "Any": ...
 
-            return choose(self.roots, app)
-        from limiter.core.furnish import default_root
+    def store(self, app: str) -> str:
+        """The path of the store of an application.
 
-        return default_root(self._temporary)
+        Raises StoreError if it is the default store and unusable.
+        """
+        if not self.root:
+            from limiter.core.furnish import default_root
+
+            if self._temporary[0] != "/":
+                raise ValueError(f"TMPDIR={self._temporary!r:.200}: expected an absolute path")
+            return default_root(self._temporary)
+        if len(self.root) == 1:
+            return self.root[0]  # type: ignore[no-any-return]
+        from limiter.request.rendezvous import choose
+
+        return choose(self.root, app)
 
     def share(self, limits: str) -> str:
         """This node's share of these limits.
 
         Raises ValueError if they are bad.  With one node, returns them without a check.
         """
-        if self._nodes == 1:
+        if self.nodes == 1:
             return limits
         from limiter.request.node_share import share
 
-        return share(limits, self._nodes)
+        return share(limits, self.nodes)
 
 
-def _path(environ: "Mapping[bytes, bytes]", name: str, default: str) -> str:
-    path = text_of(environ, name, default)
-    if path and path[0] != "/":
-        raise ValueError(f"{name}={path!r:.200}: expected an absolute path")
-    return path
-
-
-def _paths(environ: "Mapping[bytes, bytes]", name: str) -> "tuple[str, ...]":
-    text = text_of(environ, name, "")
-    paths = tuple(text.split(":")) if text else ()
-    for path in paths:
-        if path[:1] != "/":
-            raise ValueError(f"{name}={text!r:.200}: expected an absolute path")
-    return paths
-
-
-def _number(environ: "Mapping[bytes, bytes]", name: str, default: int) -> int:
-    text = text_of(environ, name, "")
-    if not text:
-        return default
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
-    if not number:
-        raise ValueError(f"{name}={text!r:.200}: expected a whole number of at least 1")
-    return number
-
-
-def seconds_of(environ: "Mapping[bytes, bytes]", name: str, default: float) -> float:
-    """The value of a variable in seconds, above 0 and up to an hour.
-
-    Raises ValueError with the name of the variable.
-    """
-    text = text_of(environ, name, "")
-    if not text:
-        return default
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= _LONGEST:
-        raise ValueError(f"{name}={text!r:.200}: expected seconds, above 0 and up to {_LONGEST:.0f}")
-    return seconds
-
-
-def _word(environ: "Mapping[bytes, bytes]", name: str, words: "tuple[str, ...]") -> str:
-    word = text_of(environ, name, words[0])
-    if word not in words:
-        raise ValueError(f"{name}={word!r:.200}: expected {' or '.join([repr(it) for it in words])}")
-    return word
-
-
-def text_of(environ: "Mapping[bytes, bytes]", name: str, default: str) -> str:
-    """The value of a variable as text.  Bytes that are not UTF-8 are kept (surrogateescape)."""
-    value = environ.get(name.encode())
-    return value.decode("utf-8", "surrogateescape") if value else default
+def text_of(environ: "Mapping[bytes, bytes]", name: str) -> str:
+    """The value of a variable as text, or "".  Bytes that are not UTF-8 are kept (surrogateescape)."""
+    return environ.get(name.encode(), b"").decode("utf-8", "surrogateescape")

@@ -1,0 +1,62 @@
+"""Writes what the table of settings says into docs/settings.md and deploy/apache/limiter.conf.
+
+``python3 docs/settings.py``, after a change of limiter/request/settings.py.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from limiter.request.settings import GUARD, REPORT, REQUEST  # noqa: E402
+
+_ALWAYS = ("LIMITER_ROOT", "LIMITER_LIMIT", "LIMITER_ON_ERROR")
+"""The settings that limiter.conf itself Defines."""
+
+
+def page(text: str) -> str:
+    """Return the page with its tables as the settings say."""
+    for name, table in (("request", REQUEST), ("report", REPORT), ("guard", GUARD)):
+        rows = [
+            f"| `{it}` | {meaning} | {default and f'`{default}`'} |"
+            for it, (_, default, meaning) in table.items()
+        ]
+        lines = ["| variable | meaning | default |", "|---|---|---|", *rows]
+        text = _replaced(text, f"<!-- {name} -->", f"<!-- end of {name} -->", lines)
+    return text
+
+
+def configuration(text: str) -> str:
+    """Return Apache's configuration with a block for each setting: for scripts, and for the map's program."""
+    lines = []
+    for name in (*REQUEST, *REPORT, *GUARD):
+        block = [f'SetEnv {name} "${{{name}}}"']
+        if name not in GUARD:
+            block.append(f"Define LIMITER_PROGRAM \"${{LIMITER_PROGRAM}} '{name}=${{{name}}}'\"")
+        if name not in _ALWAYS:
+            block = [f"<IfDefine {name}>", *[f"    {line}" for line in block], "</IfDefine>"]
+        lines += [f"    {line}" for line in block]
+    return _replaced(
+        text, "    # Settings: docs/settings.py writes these lines.", "    # End of settings", lines
+    )
+
+
+def _replaced(text: str, first: str, last: str, lines: list[str]) -> str:
+    pattern = f"(?<={re.escape(first)}\n).*?(?={re.escape(last)}\n)"
+    changed, number = re.subn(pattern, lambda _: "\n".join(lines) + "\n", text, flags=re.DOTALL)
+    if number != 1:
+        raise ValueError(f"expected once a line {first!r} and a line {last!r} after it")
+    return changed
+
+
+FILES = {"docs/settings.md": page, "deploy/apache/limiter.conf": configuration}
+"""What is written, and by which function."""
+
+if __name__ == "__main__":
+    for path, write in FILES.items():
+        file = REPOSITORY / path
+        file.write_text(write(file.read_text()))

@@ -1,0 +1,212 @@
+"""The gate of a long-running process: what it keeps between requests, and what it looks up at each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limiter import Limiter
+from limiter.report.problems import describe
+from limiter.request.long_running import Gates, LongRunningGate
+from limiter.request.register import put
+from limiter.request.response import INTERNAL_SERVER_ERROR, OK, TOO_MANY_REQUESTS, UNAUTHORIZED
+from limiter.request.settings import REQUEST
+
+LONG = "1/3000 days fixed"
+"""A limit whose denial memory is certain of at any time."""
+
+
+@pytest.fixture(autouse=True)
+def _only_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove all settings, except for a time-out that even a busy machine does not exceed."""
+    for name in REQUEST:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LIMITER_TIMEOUT", "60")
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that gets a line for each call of the breaker."""
+    calls: list[str] = []
+
+    class Counting:
+        def __init__(self, timeout: float) -> None:
+            self.timeout = timeout
+
+        def call(self, function: Callable[..., Any], *arguments: object) -> Any:
+            calls.append(f"within {self.timeout:g} s")
+            return function(*arguments)
+
+    monkeypatch.setattr("limiter.request.long_running.Breaker", Counting)
+    return calls
+
+
+def gate_of(root: str, limiter: Limiter | None = None, key: Any = None, **more: str) -> LongRunningGate:
+    settings = {"ROOT": root, "TIMEOUT": "60", **more}
+    environ = {f"LIMITER_{name}".encode(): it.encode() for name, it in settings.items()}
+    return LongRunningGate(environ, limiter, key)
+
+
+def statuses(gate: LongRunningGate, number: int, app_id: str | None = "acme") -> list[str]:
+    """Return the statuses of so many requests.  None may log anything."""
+    log: list[object] = []
+    got = [gate.verdict(lambda: app_id, log.append)[0] for _ in range(number)]
+    assert not log
+    return got
+
+
+def test_a_denial_from_memory_does_not_reach_the_breaker(root: str, called: list[str]) -> None:
+    gate = gate_of(root, LIMIT=LONG, TIMEOUT="1.5")
+    assert gate.recall("acme") is None
+    assert statuses(gate, 2) == [OK, TOO_MANY_REQUESTS]
+    assert called == 2 * ["within 1.5 s"]
+    assert statuses(gate, 50) == 50 * [TOO_MANY_REQUESTS]
+    recalled = gate.recall("acme")
+    assert recalled is not None
+    assert recalled[0] == TOO_MANY_REQUESTS
+    assert len(called) == 2
+
+
+def test_with_a_register_every_request_reaches_the_breaker(
+    root: str, apps: str, called: list[str]
+) -> None:
+    """Only the register shows a changed limit."""
+    put(apps, "acme", LONG)
+    gate = gate_of(root, APPS=apps, LIMIT=LONG)
+    assert statuses(gate, 5) == [OK, *4 * [TOO_MANY_REQUESTS]]
+    assert gate.recall("acme") is None
+    assert len(called) == 5
+
+
+def test_a_changed_entry_of_the_register_holds_at_the_next_request(root: str, apps: str) -> None:
+    gate = gate_of(root, APPS=apps, LIMIT="1/day")
+    assert statuses(gate, 1) == [UNAUTHORIZED]
+    for limits, expected in [
+        ("1/day", [OK, TOO_MANY_REQUESTS, TOO_MANY_REQUESTS]),
+        ("2/day", [OK, OK, TOO_MANY_REQUESTS]),
+        ("unlimited", 5 * [OK]),
+        ("0/second", [TOO_MANY_REQUESTS]),
+    ]:
+        put(apps, "acme", limits)
+        assert statuses(gate, len(expected)) == expected
+
+
+def test_a_register_may_change_without_end(
+    root: str, apps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limiter.request.long_running._LIMITERS_MOST", 5)
+    gate = gate_of(root, APPS=apps)
+    for quota in range(1, 30):
+        put(apps, "acme", f"{quota}/day")
+        assert statuses(gate, 1) == [OK]
+    assert len(gate._limiters) <= 5
+
+
+def test_a_given_limiter_decides_alone(root: str) -> None:
+    limiter = Limiter(root, "1/day")
+    gate = gate_of("/nowhere", limiter, LIMIT="nonsense", APPS="/nowhere/either")
+    assert statuses(gate, 2) == [OK, TOO_MANY_REQUESTS]
+    assert limiter.peek("acme").remaining == 0
+
+
+@pytest.mark.parametrize("key", [lambda _: "sk-live-1", "header:X-Api-Key", "api_key"])
+def test_an_app_id_that_a_given_key_finds_is_masked_if_it_may_be_a_secret(root: str, key: Any) -> None:
+    log: list[object] = []
+    gate = gate_of(root, key=key, MODE="shadow", LIMIT="0/second")
+    assert gate.verdict(lambda: "sk-live-1", log.append) == (OK, None)
+    assert log == ["shadow: *** would have got 429 Too Many Requests"]
+
+
+@pytest.mark.parametrize(("on_error", "status"), [("deny", INTERNAL_SERVER_ERROR), ("admit", OK)])
+def test_every_failed_request_is_logged(root: str, on_error: str, status: str) -> None:
+    log: list[Exception | str] = []
+    gate = gate_of(f"{root}/missing", ON_ERROR=on_error)
+    assert [gate.verdict(lambda: "acme", log.append) for _ in range(2)] == 2 * [(status, None)]
+    assert [describe(it).split(":")[0] for it in log if isinstance(it, Exception)] == 2 * ["StoreError"]
+
+
+# A gate for each set of settings
+
+
+def test_a_gate_is_kept_as_long_as_the_settings_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    gates = Gates(None, None)
+    first = gates.choose({})
+    assert gates.choose({"PATH_INFO": "/"}) is first
+    monkeypatch.setenv("LIMITER_LIMIT", "3/second")
+    assert gates.choose({}) is not first
+    assert gates.choose({"LIMITER_LIMIT": "4/second"}) is not gates.choose({})
+    monkeypatch.delenv("LIMITER_LIMIT")
+    assert gates.choose({}) is first
+
+
+@pytest.mark.parametrize("name", [*REQUEST, "TMPDIR"])
+def test_every_setting_chooses_a_gate(name: str) -> None:
+    values = {"KEY": "id", "MODE": "off", "NODES": "7", "ON_ERROR": "admit", "TIMEOUT": "7"}
+    gates = Gates(None, None)
+    assert gates.choose({name: values.get(name[8:], "/7")}) is not gates.choose({})
+
+
+def test_a_variable_of_the_request_hides_that_of_the_process(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMITER_ROOT", root)
+    monkeypatch.setenv("LIMITER_MODE", "off")
+    gates = Gates(None, None)
+    assert statuses(gates.choose({"LIMITER_MODE": ""}), 1, None) == [UNAUTHORIZED]
+    assert statuses(gates.choose({}), 1, None) == [OK]
+
+
+def test_the_variables_of_wsgi_are_bytes_as_latin_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment of the process is not."""
+    store = tmp_path / "k\u00fchl"
+    store.mkdir()
+    gates = Gates(None, None)
+    given = os.fsencode(store)
+    assert statuses(gates.choose({"LIMITER_ROOT": given.decode("latin-1")}), 1) == [OK]
+    monkeypatch.setitem(os.environb, b"LIMITER_ROOT", given)
+    assert statuses(gates.choose({}), 1, "other") == [OK]
+    assert sorted(os.listdir(store)) == ["acme", "other"]
+
+
+def test_settings_may_change_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limiter.request.long_running._GATES_MOST", 5)
+    gates = Gates(None, None)
+    for number in range(30):
+        gates.choose({"LIMITER_LIMIT": f"{number}/second"})
+    assert len(gates._gates) <= 5
+
+
+@pytest.mark.parametrize("name", ["MODE", "KEY", "TRUSTED_PROXIES"])
+def test_a_mistake_raises_at_each_request_until_it_is_corrected(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("LIMITER_KEY", "env:REMOTE_ADDR")
+    gates = Gates(None, None)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="expected"):
+            gates.choose({f"LIMITER_{name}": "a mistake/"})
+    gates.choose({})
+
+
+# A function that returns who asks
+
+
+@pytest.mark.parametrize(
+    ("returned", "app_id"), [("acme", "acme"), (None, None), ("", None), ("192.0.2.1", "192.0.2.1")]
+)
+def test_a_function_can_return_the_app_id(root: str, returned: str | None, app_id: str | None) -> None:
+    gate = gate_of(root, key={"user": returned}.get)
+    assert gate.find("user", lambda _: None, b"app_id=other") == app_id
+
+
+@pytest.mark.parametrize("text", ["a b", "/", "..", "\u00e4", "\udce4", chr(0xD800), "\0", 1000 * "a"])
+def test_text_that_is_no_app_id_is_hashed(root: str, text: str) -> None:
+    found = gate_of(root, key=lambda _: text).find(None, lambda _: None, b"")
+    assert found is not None
+    assert found.startswith("sha256-")
