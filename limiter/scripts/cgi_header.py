@@ -1,12 +1,11 @@
 """The beginning of a script's output: its header fields (RFC 3875, 6.3), held back until they are valid.
 
-Output is refused here if Apache would answer it with its own 500, because it is no header
-(util_script.c, http_filters.c).  Output that Apache would pass on is refused too if it is no valid
-answer: any control character, and a Status below 200 or above 599.
+Apache answers output that is no header with its own 500 (util_script.c, http_filters.c).  It is refused
+here, and so is what Apache would pass on: control characters, and a Status below 200 or above 599.
 """
 
 MOST = 65536
-"""The most bytes of a header, and the most bytes that are held back."""
+"""The most bytes of a header, and so many bytes are held back at least."""
 
 # Apache reads the rest of a longer line as another line (util_script.c, MAX_STRING_LEN).
 _LINE_MOST = 8189
@@ -29,7 +28,7 @@ class Header:
     def read(self, output: "bytes | bytearray") -> None:
         """Read on in the output, which begins with the bytes that were already read.
 
-        Raises ValueError if it is no header.  The message names the line and the reason.
+        Raises ValueError if it is no header, naming the line and the reason.
         """
         while not self.is_complete:
             end = output.find(b"\n", self.size)
@@ -80,19 +79,16 @@ class Beginning:
         self._header = Header()
 
     @property
-    def is_complete(self) -> bool:
-        """Whether the header is complete."""
-        return self._header.is_complete
-
-    @property
-    def room(self) -> int:
-        """How many bytes ``take`` accepts at once, at least 1."""
-        return MOST if self.has_passed else MOST - len(self._held)
+    def flaw(self) -> str:
+        """What is wrong if the script ends now, for the log; empty if nothing is."""
+        if not self.has_passed and not self._held:
+            return "without any output"
+        return "" if self._header.is_complete else "before the end of its header"
 
     def take(self, part: bytes) -> bytes:
         """Add this part, and return the output that may be passed on now.
 
-        Raises ValueError if it is no header.  The message names the line and the reason.
+        Raises ValueError if it is no header, naming the line and the reason.
         """
         if self.has_passed:
             return part
@@ -109,7 +105,3 @@ class Beginning:
         self.has_passed = True
         held, self._held = self._held, b""
         return held
-
-    def __bool__(self) -> bool:
-        """Whether there was any output."""
-        return self.has_passed or bool(self._held)

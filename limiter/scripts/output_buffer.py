@@ -1,8 +1,7 @@
 """The page: the output of a CGI script, held back as long as a different answer may be needed.
 
-Nothing is sent before the headers are complete.  After that, output is sent when the script flushes,
-when more than 64 KiB are held, or at the end.  Until output is sent, all of it can be replaced by
-another answer.  Output that was sent can only be truncated.
+docs/python.md says when output is sent.  Until then all of it can be replaced by another answer.  Output
+that was sent can only be truncated.
 """
 
 import io
@@ -19,11 +18,11 @@ class Page(io.BufferedIOBase):
     """A binary file that replaces standard output.  Threads may share it."""
 
     def __init__(self) -> None:
-        self._held = bytearray()
-        self._header = Header()
-        self._has_left = False
         self.is_unwanted = False
         """Whether the client has left."""
+        self._held = bytearray()
+        self._header = Header()
+        self._has_begun = False
         self._over = ""
         """Why no other answer can be given, as a remark for the log; empty while one can."""
         self._lock = RLock()
@@ -44,8 +43,6 @@ class Page(io.BufferedIOBase):
         """
         data = bytes(data)
         with self._lock:
-            if self.closed:
-                raise ValueError("write to closed file")
             if self._over:
                 return len(data)
             self._held += data
@@ -54,17 +51,17 @@ class Page(io.BufferedIOBase):
             except ValueError as error:
                 raise ValueError(f"The script's output is no response: {error}") from None
             if len(self._held) > MOST:
-                self._leave()
+                self._send()
         return len(data)
 
     def flush(self) -> None:
         """Send what is held, if the headers are complete.  Raises OSError."""
-        # No Python frame is the caller when the interpreter flushes, just before it reports an uncaught
-        # exception.
+        # The interpreter itself also flushes, just before it reports an uncaught exception.  Then no
+        # Python frame is the caller, and the output must stay replaceable.
         is_asked_for = sys._getframe().f_back is not None
         with self._lock:
             if is_asked_for and self._header.is_complete and not self._over:
-                self._leave()
+                self._send()
 
     def finish(self) -> None:
         """Send what is held: the script has ended.
@@ -76,7 +73,7 @@ class Page(io.BufferedIOBase):
                 return
             if not self._header.is_complete:
                 raise ValueError("The script has ended before its headers were complete")
-            self._leave()
+            self._send()
             self._over = _GIVEN
 
     def replace(self, answer: bytes) -> str:
@@ -88,8 +85,8 @@ class Page(io.BufferedIOBase):
         with self._lock:
             if self._over:
                 return self._over
-            self.drop()
-            if self._has_left:
+            self._drop()
+            if self._has_begun:
                 return "headers had been sent"
             try:
                 _write(answer)
@@ -97,25 +94,32 @@ class Page(io.BufferedIOBase):
                 return _not_taken(error)
         return ""
 
-    def drop(self) -> None:
-        """Drop what is held and what is written later."""
+    def _drop(self) -> None:
         self._over = _GIVEN
         self._held.clear()
 
     def _leave_to_the_parent(self) -> None:
         self._lock = RLock()  # a thread that does not exist in this process may hold it
-        self.drop()
+        self._drop()
 
-    def _leave(self) -> None:
+    def _send(self) -> None:
         held = bytes(self._held)
         self._held.clear()
-        self._has_left = self._has_left or bool(held)
+        self._has_begun = self._has_begun or bool(held)
         try:
             _write(held)
         except OSError as error:
             self._over = _not_taken(error)
             self.is_unwanted = isinstance(error, ConnectionError)
             raise
+
+
+def hold_back() -> Page:
+    """Replace ``sys.stdout`` with a file that writes to a new page."""
+    page = Page()
+    old = sys.stdout
+    sys.stdout = io.TextIOWrapper(page, old.encoding, old.errors, newline="\n", write_through=True)
+    return page
 
 
 def _not_taken(error: OSError) -> str:

@@ -15,7 +15,6 @@ GOOD = {
     "ends of line": b"Content-Type: text/plain\r\nX-Y: z\r\n\r\n",
     "no field": b"\n",
     "empty value": b"X:\n\n",
-    "no blank": b"Location:/elsewhere\n\n",
     "several colons": b"Location: http://localhost:80/\n\n",
     "every sign of a name": b"!#$%&'*+-.^_`|~09azAZ: x\n\n",
     "tabulators and high bytes": b"X: \xc3\xa4\t\xff\n\n",
@@ -25,15 +24,10 @@ GOOD = {
 }
 BAD = {
     "no colon": (b"Hello\n", "line 1 of its header, b'Hello': has no colon"),
-    "no colon in the second line": (
-        b"X: y\r\nHello\r\n",
-        "line 2 of its header, b'Hello': has no colon",
-    ),
+    "no colon in the second line": (b"X: y\nHello\n", "line 2 of its header, b'Hello': has no colon"),
     "no name": (b": x\n", "does not begin with a name"),
     "blank in the name": (b"X Y: z\n", "does not begin with a name"),
-    "blank behind the name": (b"X : z\n", "does not begin with a name"),
     "folded": (b"X: y\n z: 1\n", "line 2 of its header, b' z: 1': does not begin with a name"),
-    "name of another script": ("Ä: x\n".encode(), "does not begin with a name"),
     "NUL": (b"X: \0\n", "has control characters"),
     "return within": (b"X: y\rZ: z\n", "has control characters"),
     "delete": (b"X: \x7f\n", "has control characters"),
@@ -57,15 +51,16 @@ def take(beginning: Beginning, output: bytes, size: int) -> None:
 @pytest.mark.parametrize("header", GOOD.values(), ids=GOOD)
 def test_header_is_held_until_the_body_begins(header: bytes) -> None:
     beginning = Beginning()
+    assert beginning.flaw == "without any output"
     take(beginning, header[:-1], 1)
-    assert not beginning.is_complete
+    assert beginning.flaw == ("before the end of its header" if header[:-1] else "without any output")
     take(beginning, header[-1:], 1)
-    assert beginning.is_complete
+    assert beginning.flaw == ""
     assert not beginning.has_passed
     assert beginning.take(b"body") == header + b"body"
     assert beginning.has_passed
     assert beginning.take(b"and more") == b"and more"
-    assert beginning.release() == b""
+    assert (beginning.release(), beginning.flaw) == (b"", "")
 
 
 @pytest.mark.parametrize(("output", "reason"), BAD.values(), ids=BAD)
@@ -81,20 +76,10 @@ def test_answer_of_5xx_is_held_to_its_end_or_64_kib() -> None:
     header = b"Status: 503 Service Unavailable\n\n"
     beginning = Beginning()
     assert beginning.take(header + b"x") == b""
-    assert beginning.is_complete
-    assert beginning.room == MOST - len(header) - 1
-    assert beginning.take(b"y" * (beginning.room - 1)) == b""
-    assert beginning.take(b"z") == header + b"x" + b"y" * (MOST - len(header) - 2) + b"z"
-    assert beginning.room == MOST
-
-
-def test_there_is_output_or_there_is_none() -> None:
-    beginning = Beginning()
-    assert not beginning
-    beginning.take(b"X")
-    assert beginning
-    beginning.release()
-    assert beginning
+    assert beginning.flaw == ""
+    rest = b"y" * (MOST - len(header) - 2)
+    assert beginning.take(rest) == b""
+    assert beginning.take(b"z") == header + b"x" + rest + b"z"
 
 
 @given(st.lists(st.binary(max_size=20), max_size=20), st.sampled_from([200, 500]))
