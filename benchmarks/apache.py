@@ -43,9 +43,9 @@ from statistics import median
 
 import pytest
 
-from benchmarks.report import Row, file_system, machine, read_rounds, report
+from benchmarks.report import Row, file_system, machine, progress, read_rounds, report
 from tests.apache_server import Server, apache
-from tests.places import install, new_root
+from tests.places import install, temporary
 
 ROUNDS = 6
 FAST = 2000
@@ -248,11 +248,9 @@ def measure(site: Site, rounds: int) -> Iterator[Row]:
     doors = site.doors
     loads: list[dict[str, Load]] = []
     for number in range(rounds + 1):
-        if sys.stderr.isatty():
-            print(f"\rround {number} of {rounds}", end="", file=sys.stderr, flush=True)
+        progress(f"round {number} of {rounds}")
         loads.append({door.name: site.ask(door) for door in doors})
-    if sys.stderr.isatty():
-        print("\r", end="", file=sys.stderr)
+    progress("")
     del loads[0]  # the first round furnishes, and pays for all that is slow only once
     for door in doors:
         pairs = [(each[door.name].cpu, each[door.bare].cpu) for each in loads]
@@ -290,9 +288,7 @@ class Site:
 def site() -> Iterator[Site]:
     """Run the servers during the block."""
     with ExitStack() as stack:
-        home, pages = new_root("/tmp"), new_root("/tmp")
-        stack.callback(shutil.rmtree, home)
-        stack.callback(shutil.rmtree, pages)
+        home, pages = (stack.enter_context(temporary("/tmp")) for _ in range(2))
         install(home)
         (pages / "page").write_text("A page.\n")
         (pages / "bare.wsgi").write_text(_WSGI)

@@ -34,7 +34,7 @@ from limiter.core.limit import clock
 from limiter.core.limiter import Limiter
 from limiter.core.notation import parse
 from limiter.core.store import Store
-from tests.places import PYTHON, REPOSITORY, install
+from tests.places import PYTHON, REPOSITORY, install, temporary
 
 MEMORY = "/dev/shm"
 DISK = "/var/tmp"
@@ -95,16 +95,6 @@ def batch(work: Callable[[], object], prepare: Callable[[], object] = int) -> Ru
 
 
 @contextmanager
-def new_directory(place: str) -> Iterator[str]:
-    """Make a directory there, and remove it afterwards."""
-    path = tempfile.mkdtemp(prefix="limiter-benchmark-", dir=place)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
-
-
-@contextmanager
 def counted_calls() -> Iterator[Counter[str]]:
     """Count the calls of ``posix``.  The package reaches files only through that module."""
     calls: Counter[str] = Counter()
@@ -129,7 +119,7 @@ def counted_calls() -> Iterator[Counter[str]]:
 class Bare:
     """The calls that every hit needs, on a directory like those of the store."""
 
-    def __init__(self, root: str, files: int) -> None:
+    def __init__(self, root: Path, files: int) -> None:
         """Make the directory, with so many files in it."""
         self._directory = tempfile.mkdtemp(dir=root)
         for number in range(files):
@@ -156,11 +146,11 @@ class Player:
     ``Limiter.hit`` for an application that it does not remember.
     """
 
-    def __init__(self, root: str, limits: str, remembers: bool) -> None:
+    def __init__(self, root: Path, limits: str, remembers: bool) -> None:
         """Play the first hit, which furnishes the limits."""
         self._limits = parse(limits)
-        self._store = Store(root)
-        self._limiter = Limiter(root, limits, clock=self._clock) if remembers else None
+        self._store = Store(str(root))
+        self._limiter = Limiter(str(root), limits, clock=self._clock) if remembers else None
         self._ahead = 0
         self._window = max(limit.window for limit in self._limits)
         # At half the speed that a limit admits, each hit finds other hits, and room.
@@ -194,8 +184,8 @@ class Player:
 
 def requests(rounds: int) -> Iterator[Row]:
     """A request to check.py, compared with an interpreter that starts and does nothing."""
-    with new_directory("/tmp") as place, new_directory(MEMORY) as root:
-        install(Path(place))
+    with temporary("/tmp") as place, temporary(MEMORY) as root:
+        install(place)
         script = f"{place}/cgi-bin/check.py"
         full = new_store(root)
         # Many stores in turn: none of them gets more than a few requests in a second.
@@ -228,7 +218,7 @@ def requests(rounds: int) -> Iterator[Row]:
             yield Row(f"{name}: instructions", ratio, "x -I -S -c pass")
 
 
-def new_store(parent: str, limit: str = "10/second") -> dict[str, str]:
+def new_store(parent: str | Path, limit: str = "10/second") -> dict[str, str]:
     """Make a store and furnish it for acme.  Return the environment of a request to it."""
     root = tempfile.mkdtemp(dir=parent)
     Limiter(root, limit).hit("acme")
@@ -283,7 +273,7 @@ def others(rounds: int) -> Iterator[Row]:
     yield from _looks(rounds, MEMORY, "10/second fixed", 1)
     yield from _looks(rounds, MEMORY, "10/second burst 10", 1)
     yield from _looks(rounds, MEMORY, "10/second;100/minute", 10)
-    with new_directory(MEMORY) as root:
+    with temporary(MEMORY) as root:
         player, bare = Player(root, "1000/hour", remembers=False), Bare(root, 64)
         player.fill()  # for an hour
         ((each, ratio),) = compare(rounds, batch(bare.listdir), batch(player.hit))
@@ -291,7 +281,7 @@ def others(rounds: int) -> Iterator[Row]:
 
 
 def _looks(rounds: int, place: str, limits: str, files: int, suffix: str = "") -> Iterator[Row]:
-    with new_directory(place) as root:
+    with temporary(place) as root:
         player, bare = Player(root, limits, remembers=False), Bare(root, files)
         ((each, ratio),) = compare(rounds, batch(bare.listdir_rename), batch(player.admitted))
         yield Row(f"{limits} admitted{suffix}", ratio, "x listdir + rename", each)
@@ -301,7 +291,7 @@ def _looks(rounds: int, place: str, limits: str, files: int, suffix: str = "") -
 
 def stays(rounds: int) -> Iterator[Row]:
     """A Limiter that remembers: it denies without a system call, and admits with one rename."""
-    with new_directory(MEMORY) as root:
+    with temporary(MEMORY) as root:
         player, bare = Player(root, "10/second", remembers=True), Bare(root, 10)
         for name, work, prepare in (
             ("denied from memory", player.hit, player.fill),
@@ -338,7 +328,7 @@ def system_calls(environ: dict[str, str], hits: int) -> int:
 
 def firsts(rounds: int) -> Iterator[Row]:
     """The first hit of an application, which furnishes: more than 64 slots cost no more than 64."""
-    with new_directory(MEMORY) as root, new_directory(MEMORY) as other_root:
+    with temporary(MEMORY) as root, temporary(MEMORY) as other_root:
         small = Player(root, "64/hour", remembers=False)
         large = Player(other_root, "1000/hour", remembers=False)
         apps = map("app{}".format, count())

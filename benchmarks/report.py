@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -68,6 +69,12 @@ def report(
         print(row.line(verdict), flush=True)
     print(f"\nNot as claimed: {', '.join(failed)}" if failed else "\nAll as claimed.")
     return 1 if failed else 0
+
+
+def progress(what: str) -> None:
+    """Show on a terminal what is being done."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
 
 
 def machine() -> str:

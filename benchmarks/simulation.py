@@ -37,11 +37,12 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.report import progress
 from limiter.core.burst import Burst
 from limiter.core.fixed import Fixed
 from limiter.core.limit import SECOND, Limit
-from limiter.core.notation import parse
 from limiter.request.node_share import share
+from tests.history import only
 
 Numbers = npt.NDArray[np.int64]
 
@@ -230,12 +231,6 @@ def on_nodes(part: Limit, times: Numbers, chosen: Numbers, nodes: int) -> list[i
     return sorted(together)
 
 
-def only(text: str) -> Limit:
-    """Return the one limit that a text has."""
-    (limit,) = parse(text)
-    return limit
-
-
 def precision() -> Iterator[Outcome]:
     """Play each limit, balance and demand on each number of nodes."""
     for limit in LIMITS:
@@ -353,12 +348,6 @@ def _judge(outcomes: Sequence[Outcome]) -> int:
             " held more\nthan the limit, and never more were admitted than by the exact limiter."
         )
     return 1 if false else 0
-
-
-def progress(what: str) -> None:
-    """Show on a terminal what is being done."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
 
 
 # The picture.

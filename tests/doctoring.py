@@ -26,38 +26,32 @@ FEW: Mapping[str, float] = {"BATCHES": 1, "_APPS": 2, "_CLAIMS": 70, "_LISTINGS"
 
 _SCRIPT = """\
 import sys
-from limiter.doctor import checks, command, pair_checks
-for module in command, pair_checks, checks:
+from limiter.doctor import checks, command, meeting
+for module in command, meeting, checks:
     for name in vars(module).keys() & {settings}.keys():
         setattr(module, name, {settings}[name])
-for them in command.TRIALS, command.JOINT_TRIALS:
+for them in command.CHECKS, command.PAIR_CHECKS:
     them[:] = [it for it in them if it[0] in {only} or not {only}]
 sys.exit(command.doctor({root!r}, {meet}))
 """
 
 
-def command(
-    root: str | Path, settings: Mapping[str, float] = {}, only: Collection[str] = (), meet: bool = False
-) -> list[str]:
-    """Return the command for the doctor with these constants, and ``only`` these checks, if any."""
-    settings = {**_PATIENT, **settings}
-    return [
-        sys.executable,
-        "-c",
-        _SCRIPT.format(root=str(root), settings=settings, only=only, meet=meet),
-    ]
-
-
 def start(
-    root: str | Path, settings: Mapping[str, float] = {}, only: Collection[str] = (), meet: bool = False
+    root: str | Path,
+    settings: Mapping[str, float] = {},
+    only: Collection[str] = (),
+    meet: bool = False,
+    stderr: int = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
+    """Start the doctor with these constants, and ``only`` these checks, if any."""
+    settings = {**_PATIENT, **settings}
+    script = _SCRIPT.format(root=str(root), settings=settings, only=only, meet=meet)
     return subprocess.Popen(
-        command(root, settings, only, meet),
+        [sys.executable, "-c", script],
         cwd=REPOSITORY,
         env=clean_environ(),
-        stdout=pipe,
-        stderr=pipe,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     )

@@ -15,7 +15,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from tests.apache_server import free_port
+from tests.apache_server import free_port, wait_until
 
 _DEADLINE = 60
 
@@ -34,7 +34,6 @@ class Mailbox:
         self.released.set()
         self.begun = threading.Event()
         """Set when a mail has begun to arrive."""
-        self.connections: set[SMTP] = set()
         self._came = threading.Condition()
 
     def of(self, text: str) -> list[EmailMessage]:
@@ -52,12 +51,6 @@ class Mailbox:
         self.wait(lambda: self.of(text))
         (mail,) = self.of(text)
         return mail
-
-    def connected(self, server: SMTP, is_there: bool) -> None:
-        """Note that a connection was opened or closed."""
-        with self._came:
-            (self.connections.add if is_there else self.connections.discard)(server)
-            self._came.notify_all()
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         """Take a mail, once it is released."""
@@ -80,7 +73,7 @@ def mailbox(tls: SSLContext | None = None) -> Iterator[Mailbox]:
     """Run it on a free loopback port, with STARTTLS if there is a context for it."""
     box = Mailbox()
     box.port = free_port()
-    controller = _Controller(
+    controller = Controller(
         box, hostname="127.0.0.1", port=box.port, tls_context=tls, ready_timeout=_DEADLINE
     )
     controller.start()
@@ -89,22 +82,5 @@ def mailbox(tls: SSLContext | None = None) -> Iterator[Mailbox]:
     finally:
         box.released.set()
         # A connection that is still open when the loop ends would be a leak.
-        box.wait(lambda: not box.connections)
+        wait_until(lambda: not asyncio.all_tasks(controller.loop))
         controller.stop()
-
-
-class _Controller(Controller):
-    """A controller that reports connections to its mailbox."""
-
-    def factory(self) -> SMTP:
-        return _Server(self.handler, **self.SMTP_kwargs)
-
-
-class _Server(SMTP):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.event_handler.connected(self, True)
-        super().connection_made(transport)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        super().connection_lost(error)
-        self.event_handler.connected(self, False)

@@ -1,18 +1,19 @@
-"""The doctor's trials on one node: listing, renaming, claiming, furnishing, sweeping, as hits do it.
+"""The doctor's checks on one node: listing, renaming, claiming, furnishing, sweeping, as hits do it.
 
-Each trial gets a directory to work in, and yields its findings.  Errors of the file system are raised as
+Each check gets a directory to work in, and yields its findings.  Errors of the file system are raised as
 OSError.
 """
 
 import os
+import socket
 import time
 
-from limiter.core.furnish import furnish
+from limiter.core.furnish import create, furnish
 from limiter.core.limit import Sliding, is_name, make, number_of, time_of
 from limiter.core.limiter import Limiter
 from limiter.core.store import Store
 from limiter.core.sweep import sweep_app
-from limiter.doctor.filesystem import FAIL, GLUSTERFS, PASS, WARN, mounted
+from limiter.doctor.filesystem import GLUSTERFS, PASS, WARN, finding, mounted
 from limiter.doctor.processes import child, died, together
 
 TYPE_CHECKING = False
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from limiter.doctor.filesystem import Finding
 
 BRIEF = 1.0
-"""Seconds after which a trial stops, if it can be cut short."""
+"""Seconds after which a check stops, if it can be cut short."""
 
 BATCH = 100
 """The number of files that are renamed in one directory."""
@@ -34,8 +35,8 @@ WINNERS = "The limiter admits too many here.  Do not use this file system for a 
 """The advice if two processes or nodes can both win a rename that only one may win."""
 
 STALE = (
-    "A hit that sees an old listing is denied for nothing, or fails.  Switch off the caching of directories, or"
-    " use another file system."
+    "A hit that sees an old listing is denied without need, or fails.  Switch off the caching of"
+    " directories, or use another file system."
 )
 """The advice if changes are not visible at once."""
 
@@ -59,56 +60,60 @@ _SLOWNESS = (
 )
 
 
-def _clock(place: str) -> "Iterator[Finding]":
+def _check_clock(place: str) -> "Iterator[Finding]":
     if mounted(place).type == GLUSTERFS:
         # Its feature ctime is on by default since GlusterFS 6.
-        yield (
-            PASS,
-            "clock",
-            "each node stamps its files itself: doctor --meet compares the clocks of two",
-            "",
-        )
+        found = "each node stamps its files itself: doctor --meet compares the clocks of two"
+        yield PASS, "clock", found, ""
         return
     path = f"{place}/clock"
     before = time.time()
-    _make(path)
+    create(path)
     made, after = os.stat(path).st_mtime, time.time()
-    yield judge_skew("clock", "the store's is", max(before - made, made - after, 0.0), 0.0)
+    yield check_skew("clock", "the store's is", max(before - made, made - after, 0.0), 0.0)
 
 
-def _renames(place: str) -> "Iterator[Finding]":
+def check_skew(what: str, whose: str, skew: float, error: float) -> "Finding":
+    """Return the finding about a clock that is ``skew`` seconds off, within ``error`` seconds."""
+    about = f", within {error * 1000:.1f} ms" if error else ""
+    found = f"{whose} {skew * 1000:.1f} ms off this node's{about}"
+    return finding(skew - error <= _SKEW, what, found, _CLOCKS, WARN)
+
+
+def _check_renames(place: str) -> "Iterator[Finding]":
     """Several processes at once rename the same files, each to a name of its own."""
     processes = max(2, min(_PROCESSES, os.cpu_count() or 1))
-    several = none = tried = 0
-    shares = [0] * processes
+    tried = winners = wrong = 0
     end = time.monotonic() + BRIEF
     for batch in range(BATCHES):
         directory = f"rename-{batch}"
         make_batch(f"{place}/{directory}")
         begin = time.monotonic() + _HEADSTART
         won = together(processes, lambda me: rename_all(place, directory, str(me), begin))  # noqa: B023
-        winners = [sum([number in numbers for numbers in won]) for number in range(BATCH)]
-        there = sorted(Store(place).names(directory))
-        several += sum([winner > 1 for winner in winners])
-        none += sum([winner < 1 for winner in winners])
-        none += there != sorted([f"{it}.{me}" for me, mine in enumerate(won) for it in mine])
-        shares = [share + len(mine) for share, mine in zip(shares, won)]
+        names = [f"{number}.{me}" for me, numbers in enumerate(won) for number in numbers]
         tried += BATCH
+        winners += len(names)
+        wrong += sorted(names) != sorted(Store(place).names(directory))
         if time.monotonic() > end:
             break
-    found = f"{tried} files, {processes} processes at each: "
-    if several or none:
-        found += f"{several} had several winners, {none} none or another name"
-    else:
-        found += f"one winner each ({', '.join(map(str, shares))})"
-    yield judge(not several and not none, "rename", found, WINNERS)
+    yield renames(tried, f"{processes} processes", winners, wrong)
+
+
+def renames(tried: int, whose: str, winners: int, wrong: int) -> "Finding":
+    """Return the finding about files that each of several processes or nodes tried to rename.
+
+    ``wrong`` is in how many directories the names are not those that the winners wrote.
+    """
+    found = f"{tried} files, {whose} at each: {winners} winners"
+    found += f", {wrong} directories with other names than they wrote" if wrong else ""
+    return finding(winners == tried and not wrong, "rename", found, WINNERS)
 
 
 def make_batch(directory: str) -> None:
     """Make a directory with ``BATCH`` files to rename."""
     os.mkdir(directory)
     for number in range(BATCH):
-        _make(f"{directory}/{number}")
+        create(f"{directory}/{number}")
 
 
 def rename_all(place: str, directory: str, me: str, begin: float = 0.0) -> "list[int]":
@@ -125,98 +130,79 @@ def rename_all(place: str, directory: str, me: str, begin: float = 0.0) -> "list
     return won
 
 
-def _listings(place: str) -> "Iterator[Finding]":
+def _check_listings(place: str) -> "Iterator[Finding]":
     """A listing shows what another process has just renamed, and each slot once."""
     slots = 10
     make_slots(f"{place}/listing", slots)
-    asked, ask = os.pipe()
-    heard, answer = os.pipe()
-    faults = Faults(slots)
-    with child(lambda: _rename_when_asked(f"{place}/listing", slots, asked, ask, answer)):
-        os.close(asked)
-        os.close(answer)
+    ours, theirs = socket.socketpair()
+    listings = []
+    with ours, child(lambda: _rename_on_request(f"{place}/listing", slots, ours, theirs)):
+        theirs.close()
         end = time.monotonic() + BRIEF
         for version in range(1, _LISTINGS + 1):
-            os.write(ask, b"?")
-            if not os.read(heard, 1):
+            ours.sendall(b"?")
+            if not ours.recv(1):
                 raise died()
-            faults.judge(Store(place).names("listing"), version, version % slots)
+            listings.append((version, Store(place).names("listing")))
             if time.monotonic() > end:
                 break
-        os.close(ask)
-        os.close(heard)
-    yield faults.finding("listing", "another process")
+    yield check_listings(listings, slots, "another process")
 
 
-def _rename_when_asked(directory: str, slots: int, asked: int, ask: int, answer: int) -> None:
-    os.close(ask)
+def _rename_on_request(directory: str, slots: int, ours: socket.socket, theirs: socket.socket) -> None:
+    ours.close()  # so that this process ends if the parent dies
     version = 0
-    while os.read(asked, 1):
+    while theirs.recv(1):
         version += 1
         rename_slot(directory, version, slots)
-        os.write(answer, b"!")
-
-
-def rename_slot(directory: str, version: int, slots: int) -> None:
-    """Rename one slot to the time ``version``.  Each version renames the next slot in turn."""
-    number = version % slots
-    Store(directory).rename(
-        ".", make(max(0, version - slots), False, number), make(version, False, number)
-    )
+        theirs.sendall(b"!")
 
 
 def make_slots(directory: str, slots: int) -> None:
     """Make a directory of slots with version 0."""
     os.mkdir(directory)
     for number in range(slots):
-        _make(f"{directory}/{make(0, False, number)}")
+        create(f"{directory}/{make(0, False, number)}")
 
 
-class Faults:
-    """Counts faults in listings of ``slots`` slots, one of which has just been renamed."""
-
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._stale = self._missing = self._twice = self._listings = 0
-
-    def judge(self, names: "list[str]", version: int, number: int) -> None:
-        """Check one listing: slot ``number`` must have this version, and every slot must be there once."""
-        names = [name for name in names if is_name(name)]
-        numbers = [number_of(name) for name in names]
-        versions = [time_of(name) for name in names if number_of(name) == number]
-        self._listings += 1
-        self._stale += version not in versions
-        self._missing += len(set(numbers)) < self._slots
-        self._twice += len(numbers) > len(set(numbers))
-
-    def finding(self, what: str, whom: str) -> "Finding":
-        """Return the finding about all listings."""
-        wrong = self._stale + self._missing + self._twice
-        found = f"{self._listings} after a rename by {whom}: "
-        if wrong:
-            found += f"{self._stale} old, {self._missing} lack a slot, {self._twice} have one twice"
-        else:
-            found += "all fresh, nothing missing, nothing twice"
-        return judge(not wrong, what, found, STALE)
+def rename_slot(directory: str, version: int, slots: int) -> None:
+    """Rename one slot to the time ``version``.  Each version renames the next slot in turn."""
+    number = version % slots
+    old = make(max(0, version - slots), False, number)
+    Store(directory).rename(".", old, make(version, False, number))
 
 
-def _claims(place: str) -> "Iterator[Finding]":
+def check_listings(listings: "list[tuple[int, list[str]]]", slots: int, whom: str) -> "Finding":
+    """Return the finding about listings of slots, each made after ``rename_slot`` with its version.
+
+    Each must have the slot of this version, and every slot once.
+    """
+    old = missing = twice = 0
+    for version, names in listings:
+        there = [(number_of(name), time_of(name)) for name in names if is_name(name)]
+        numbers = {number for number, _ in there}
+        old += (version % slots, version) not in there
+        missing += len(numbers) < slots
+        twice += len(there) > len(numbers)
+    is_right = not old + missing + twice
+    counts = f"{old} old, {missing} lack a slot, {twice} have one twice"
+    found = f"{len(listings)} after a rename by {whom}: "
+    found += "all fresh, nothing missing, nothing twice" if is_right else counts
+    return finding(is_right, "listing", found, STALE)
+
+
+def _check_claims(place: str) -> "Iterator[Finding]":
     """Real hits until the limit is reached: as many hits must be admitted as slots are taken."""
     root = f"{place}/claims"
     os.mkdir(root)
     end = time.monotonic() + BRIEF
     answers = together(_PROCESSES, lambda _: _hit_until_denied(root, end))
     admitted = sum([count for count, _ in answers])
-    limit = Limiter(root, f"{_CLAIMS}/day").limits[0]
-    segments = [f"acme/{limit.directory(segment)}" for segment in range(limit.segments)]
-    names = [name for segment in segments for name in Store(root).names(segment) if is_name(name)]
-    numbers = [number_of(name) for name in names]
-    taken = sum([time_of(name) > 0 for name in names])
-    is_right = admitted == taken and len(numbers) == len(set(numbers))
-    if any([is_full for _, is_full in answers]):
-        is_right = is_right and admitted == _CLAIMS
+    taken = len(Limiter(root, f"{_CLAIMS}/day").hits("acme")[0])
+    is_full = any([is_denied for _, is_denied in answers])
+    is_right = admitted == taken and (admitted == _CLAIMS or not is_full)
     found = f"{_PROCESSES} processes at {_CLAIMS} slots: {admitted} hits admitted, {taken} slots taken"
-    yield judge(is_right, "claims", found, WINNERS)
+    yield finding(is_right, "claims", found, WINNERS)
 
 
 def _hit_until_denied(root: str, end: float) -> "tuple[int, bool]":
@@ -230,12 +216,12 @@ def _hit_until_denied(root: str, end: float) -> "tuple[int, bool]":
     return admitted, True
 
 
-def _furnishing(place: str) -> "Iterator[Finding]":
+def _check_furnishing(place: str) -> "Iterator[Finding]":
     """Several processes make the same new applications at once."""
     root = f"{place}/furnishing"
     os.mkdir(root)
     together(_PROCESSES, lambda _: furnish_all(root))
-    yield judge_furnished(root, f"{_PROCESSES} processes")
+    yield check_furnished(root, f"{_PROCESSES} processes")
 
 
 def furnish_all(root: str) -> None:
@@ -248,7 +234,7 @@ def furnish_all(root: str) -> None:
             break
 
 
-def judge_furnished(root: str, whom: str) -> "Finding":
+def check_furnished(root: str, whom: str) -> "Finding":
     """Return the finding about the applications that were made."""
     store, limit = Store(root), Sliding(10, 1_000_000)
     apps = store.names(".")
@@ -256,32 +242,30 @@ def judge_furnished(root: str, whom: str) -> "Finding":
     for app in apps:
         is_whole = store.names(app) == [limit.name]
         wrong += not is_whole or sorted(store.names(f"{app}/{limit.name}")) != limit.fresh(0)
-    found = f"{len(apps)} new applications made by {whom} at once"
-    found += f": {wrong} with slots too few or too many" if wrong else ", no slot too few or too many"
-    return judge(bool(apps) and not wrong, "furnishing", found, WINNERS)
+    found = f"{len(apps)} new applications made by {whom} at once: "
+    found += f"{wrong} with slots too few or too many" if wrong else "no slot too few or too many"
+    return finding(bool(apps) and not wrong, "furnishing", found, WINNERS)
 
 
-def _sweeping(place: str) -> "Iterator[Finding]":
+def _check_sweeping(place: str) -> "Iterator[Finding]":
     """An application is removed if its hit is too old.  A clock two hours ahead makes it old."""
     root = f"{place}/sweeping"
     os.mkdir(root)
     now = time.time_ns() // 1000
     Limiter(root, "70/minute;2/hour fixed", clock=lambda: now).hit("acme")
-    gone = sweep_app(Store(root), "acme", 0, lambda: now + 7_200_000_000)
-    advice = "Applications that nobody uses will stay in the store."
-    found = "an idle application " + ("goes without a trace" if gone else "cannot be removed")
-    yield (PASS if gone else WARN), "sweeping", found, "" if gone else advice
+    is_gone = sweep_app(Store(root), "acme", 0, lambda: now + 7_200_000_000)
+    found = f"an idle application {'leaves nothing behind' if is_gone else 'cannot be removed'}"
+    yield finding(is_gone, "sweeping", found, "Idle applications will stay in the store.", WARN)
 
 
-def _latencies(place: str) -> "Iterator[Finding]":
+def _check_latencies(place: str) -> "Iterator[Finding]":
     """One process times each basic operation, one after the other."""
     store = Store(place)
     for slots in (10, 64):
         make_slots(f"{place}/latency-{slots}", slots)
 
     def rename(sample: int) -> None:
-        old, new = make(sample, False, 0), make(sample + 1, False, 0)
-        store.rename("latency-10", old, new)
+        store.rename("latency-10", make(sample, False, 0), make(sample + 1, False, 0))
 
     def arrive(sample: int) -> None:
         os.mkdir(f"{place}/aside-{sample}")
@@ -295,44 +279,29 @@ def _latencies(place: str) -> "Iterator[Finding]":
         ("mkdir, rename", arrive),
     ]
     for what, call in calls:
-        median, late, count = _measure(call)
-        found = f"median {median * 1000:.3f} ms, 99 % within {late * 1000:.3f} ms ({count} calls)"
-        yield (WARN, what, found, _SLOWNESS) if median > _SLOW else (PASS, what, found, "")
+        times = _measure(call)
+        median, late = times[len(times) // 2], times[min(len(times) - 1, len(times) * 99 // 100)]
+        found = f"median {median * 1000:.3f} ms, 99 % within {late * 1000:.3f} ms ({len(times)} calls)"
+        yield finding(median <= _SLOW, what, found, _SLOWNESS, WARN)
 
 
-def _measure(call: "Callable[[int], object]") -> "tuple[float, float, int]":
+def _measure(call: "Callable[[int], object]") -> "list[float]":
+    """Return the times of several calls in seconds, sorted."""
     times: list[float] = []
     end = time.monotonic() + BRIEF
     while not times or (len(times) < _SAMPLES and time.monotonic() < end):
         begin = time.perf_counter()
         call(len(times))
         times.append(time.perf_counter() - begin)
-    times.sort()
-    return times[len(times) // 2], times[min(len(times) - 1, len(times) * 99 // 100)], len(times)
+    return sorted(times)
 
 
-TRIALS: "list[tuple[str, Callable[[str], Iterator[Finding]]]]" = [
-    ("clock", _clock),
-    ("rename", _renames),
-    ("listing", _listings),
-    ("claims", _claims),
-    ("furnishing", _furnishing),
-    ("sweeping", _sweeping),
-    ("latency", _latencies),
+CHECKS: "list[tuple[str, Callable[[str], Iterator[Finding]]]]" = [
+    ("clock", _check_clock),
+    ("rename", _check_renames),
+    ("listing", _check_listings),
+    ("claims", _check_claims),
+    ("furnishing", _check_furnishing),
+    ("sweeping", _check_sweeping),
+    ("latency", _check_latencies),
 ]
-
-
-def judge(is_right: bool, what: str, found: str, advice: str) -> "Finding":
-    """Return a finding: PASS without the advice, or FAIL with it."""
-    return (PASS, what, found, "") if is_right else (FAIL, what, found, advice)
-
-
-def judge_skew(what: str, whose: str, skew: float, error: float) -> "Finding":
-    """Return the finding about a clock that is ``skew`` seconds off, within ``error`` seconds."""
-    about = f", within {error * 1000:.1f} ms" if error else ""
-    found = f"{whose} {skew * 1000:.1f} ms off this node's{about}"
-    return (WARN, what, found, _CLOCKS) if skew - error > _SKEW else (PASS, what, found, "")
-
-
-def _make(path: str) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

@@ -1,8 +1,8 @@
 """The doctor: it tests on the real store whether the file system does what the limiter relies on.
 
 It works in ``ROOT/.new-doctor-UNIQUE``, a separate store that nothing else reads.  It does not touch the
-applications of the store.  The trials do what hits do, with the same code.  Several processes do them at
-once (``limiter.doctor.checks``) and, with ``meet``, two nodes (``limiter.doctor.pair_checks``).
+applications of the store.  The checks do what hits do, with the same code.  Several processes do them at
+once (``limiter.doctor.checks``) and, with ``meet``, two nodes (``limiter.doctor.meeting``).
 """
 
 import contextlib
@@ -12,12 +12,11 @@ import time
 
 from limiter.core.furnish import must_exist
 from limiter.core.privileges import become_owner
-from limiter.core.store import Store, StoreError
-from limiter.core.sweep import remove
-from limiter.doctor.checks import TRIALS
-from limiter.doctor.filesystem import FAIL, PASS, WARN, judge_gluster, judge_mount, mounted
-from limiter.doctor.meeting import AloneError, Meeting
-from limiter.doctor.pair_checks import JOINT_TRIALS
+from limiter.core.removal import remove
+from limiter.core.store import Store
+from limiter.doctor.checks import CHECKS
+from limiter.doctor.filesystem import FAIL, WARN, check_gluster, check_mount, finding, mounted
+from limiter.doctor.meeting import PAIR_CHECKS, AloneError, Meeting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,43 +41,38 @@ def doctor(root: str, meet: bool = False) -> int:
         must_exist(Store(root))
         root = os.path.realpath(root)
         mount = mounted(root)
-        report.add("the mount", lambda: judge_mount(root, mount))
-        report.add("the volume", lambda: judge_gluster(mount))
-        report.add("the directory", lambda: _owner(root))
+        report.add("the mount", check_mount, root, mount)
+        report.add("the volume", check_gluster, mount)
+        report.add("the directory", _check_directory, root)
         become_owner(root)
         with _workplace(root) as place:
-            for what, trial in TRIALS:
-                report.add(what, lambda trial=trial: trial(place))  # type: ignore[misc]
+            for what, check in CHECKS:
+                report.add(what, check, place)
         if meet:
             with _meeting(root, report) as meeting:
-                for what, joint in JOINT_TRIALS:
-                    report.add(what, lambda joint=joint: joint(meeting))  # type: ignore[misc]
-    except (OSError, ValueError, AloneError) as error:
+                for what, pair_check in PAIR_CHECKS:
+                    report.add(what, pair_check, meeting)
+    except (OSError, ValueError, AloneError, KeyboardInterrupt) as error:
         report.clear()
-        print(f"limiter: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        report.clear()
-        print("limiter: interrupted", file=sys.stderr)
+        print(f"limiter: {str(error) or 'interrupted'}", file=sys.stderr)
         return 2
     return report.status
 
 
 class _Report:
-    """Prints findings and, on a terminal, the current trial.  ``status`` is 1 after a FAIL."""
+    """Prints findings and, on a terminal, the current check.  ``status`` is 1 after a FAIL."""
 
     def __init__(self) -> None:
         self.status = 0
         self._shows = sys.stderr.isatty()
 
-    def add(self, what: str, trial: "Callable[[], Iterator[Finding]]") -> None:
-        """Print the findings of a trial.  An error of the file system is a FAIL."""
-        self.show(f"trying {what} ...")
+    def add(self, what: str, check: "Callable[..., Iterator[Finding]]", *arguments: object) -> None:
+        """Print the findings of a check.  An error of the file system is a FAIL."""
+        self.show(f"checking {what} ...")
         try:
-            findings = list(trial())
+            findings = list(check(*arguments))
         except OSError as error:
-            advice = "The file system refused what every hit needs."
-            findings = [(FAIL, what, str(error), advice)]
+            findings = [(FAIL, what, str(error), "The file system refused what every hit needs.")]
         self.clear()
         for level, title, found, advice in findings:
             print(f"{level}  {title:<14}  {found}")
@@ -98,24 +92,18 @@ class _Report:
         self.show("")
 
 
-def _owner(root: str) -> "Iterator[Finding]":
-    what = "directory"
+def _check_directory(root: str) -> "Iterator[Finding]":
     status = os.stat(root)
-    mode = f"owner {status.st_uid}, mode {status.st_mode & 0o7777:04o}"
-    if status.st_mode & 0o022:
-        yield WARN, what, mode, f"Others can forge or remove hits: chmod go-w {root}"
-    else:
-        yield PASS, what, mode, ""
+    found = f"owner {status.st_uid}, mode {status.st_mode & 0o7777:04o}"
+    advice = f"Others can forge or remove hits: chmod go-w {root}"
+    yield finding(not status.st_mode & 0o022, "directory", found, advice, WARN)
 
 
 @contextlib.contextmanager
 def _workplace(root: str) -> "Iterator[str]":
     """A directory that the limiter ignores.  It is removed in the end."""
     path = f"{root}/.new-doctor-{os.urandom(8).hex()}"
-    try:
-        os.mkdir(path, 0o700)
-    except OSError as error:
-        raise StoreError.of(error, path) from error
+    os.mkdir(path, 0o700)
     try:
         yield path
     finally:

@@ -62,9 +62,7 @@ def together(processes: int, work: "Callable[[int], T]") -> "list[T]":
     os.close(go)
     results: list[T] = []
     for text in answers:
-        if not text:
-            raise died()
-        result = pickle.loads(text)
+        result = pickle.loads(text) if text else died()
         if isinstance(result, OSError):
             raise result
         results.append(result)
@@ -73,7 +71,7 @@ def together(processes: int, work: "Callable[[int], T]") -> "list[T]":
 
 def died() -> OSError:
     """Return the error to raise when a process did not answer."""
-    return OSError(errno.ECHILD, "A process that tried it has died")
+    return OSError(errno.ECHILD, "A process of this check has died")
 
 
 def _answer(work: "Callable[[int], object]", me: int, begin: int, go: int, answer: int) -> None:

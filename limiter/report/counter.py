@@ -1,6 +1,6 @@
-"""A tally: a counter that many processes can increase or take from, without losing a count.
+"""A counter that many processes can increase or take from, without losing a count.
 
-The count is the name of an empty file in a store, such as ``ROOT/.tally/NAME/17``.  To count 1, a
+The count is the name of an empty file in a store, such as ``ROOT/.counters/NAME/17``.  To count 1, a
 process renames the file to ``18``.  To take 10, it renames the file to ``7``.  If several processes
 rename the same old name, one succeeds, and the others list the directory again.
 """
@@ -14,12 +14,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PLACE = ".tally"
+_PLACE = ".counters"
 _ROUNDS = 10_000
 
 
 def add(root: str, name: str, number: int = 1) -> None:
-    """Add ``number`` to the tally.  Raises StoreError."""
+    """Add ``number`` to the counter.  Raises StoreError."""
     _replace(Store(root), name, lambda old: old + number)
 
 
@@ -29,7 +29,7 @@ def read(root: str, name: str) -> int:
 
 
 def take(root: str, name: str, most: int) -> int:
-    """Take at most ``most`` from the tally, and return how many were taken.  Raises StoreError."""
+    """Take at most ``most`` from the counter, and return how many were taken.  Raises StoreError."""
     return min(most, _replace(Store(root), name, lambda old: max(0, old - most)))
 
 
@@ -44,7 +44,8 @@ def _replace(store: Store, name: str, change: "Callable[[int], int]") -> int:
             new = change(old)
             if new == old or store.rename(f"{_PLACE}/{name}", str(old), str(new)):
                 return old
-    raise StoreError(errno.EIO, "A tally cannot be counted (remove it)", f"{store.root}/{_PLACE}/{name}")
+    path = f"{store.root}/{_PLACE}/{name}"
+    raise StoreError(errno.EIO, "The counter cannot be changed (remove it)", path)
 
 
 def _numbers(store: Store, name: str) -> "list[int]":

@@ -42,13 +42,12 @@ def stack_of(error: BaseException) -> "tuple[str, str]":
 
     Each call is one line, ``file:line function``, the innermost first.
     """
-    frames = []
+    frames: list[tuple[str, str]] = []
     traceback: TracebackType | None = error.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        frames.append((f"{code.co_filename}:{traceback.tb_lineno}", code.co_name))
-        del frames[:-_FRAMES_MOST]
+        frames.insert(0, (f"{code.co_filename}:{traceback.tb_lineno}", code.co_name))
+        del frames[_FRAMES_MOST:]
         traceback = traceback.tb_next
-    frames.reverse()
     where = frames[0][0] if frames else ""
     return where, "\n".join([f"{place} {function}" for place, function in frames])

@@ -1,39 +1,23 @@
 """The log: each problem is one line, a JSON object, on standard error, in the system's log or in a file.
 
-The keys have this order.  Keys with an unknown value are left out::
-
-    time      when: UTC, ISO 8601, with microseconds
-    id        the request's id from Apache's mod_unique_id (UNIQUE_ID)
-    pid       the process
-    app_id    who asks, if it is a well-formed parameter whose name does not look like a secret
-    status    the status that the client got, or should have got; null if no request is concerned
-    sample    n, if one such line in n is written
-    reason    the type and the message
-    where     file:line
-    stack     the calls, "file:line function", the innermost first
-    method, script, path, query      of the request
-
-Secrets are masked (``limiter.report.masking``).  Control characters and non-ASCII characters are
-escaped.  A line is shorter than 4096 bytes (PIPE_BUF), so that lines of several processes do not mix in
-a pipe.  If a line is too long, the stack is cut first.
-
-A log file is opened for each line, so logrotate may rename or truncate it at any time.  Each line is one
-write at the end of the file.  A new file has the mode 0640; if root makes it, it belongs to the owner of
-its directory.  Symbolic links are not followed.  In a directory that anybody may write to, the file must
-belong to the user and have only one name (hard link).
+docs/errors.md shows a line, and says what its readers can rely on and which files are trusted.  Unknown
+values are left out.  Secrets are masked (``limiter.report.masking``).  Control characters and non-ASCII
+characters are escaped.  A log file is opened for each line.
 """
 
 import json
 import posix
+from stat import S_ISREG, S_IWOTH
 from time import gmtime, sleep, strftime, time_ns
 
 from limiter.report.masking import mask, mask_query
 from limiter.request.key import Key
-from limiter.request.secret_keys import is_told
+from limiter.request.secret_keys import may_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 LENGTH_MOST = 4095
 """The longest line, in bytes, with its newline."""
@@ -43,18 +27,14 @@ _DEV_LOG = "/dev/log"
 _SEVERE = 3 * 8 + 3
 _LESS_SEVERE = 3 * 8 + 4
 
-_FLAGS = posix.O_RDWR | posix.O_APPEND | posix.O_NOFOLLOW | posix.O_CLOEXEC
-# Of st_mode, as in the module stat.
-_TYPE = 0o170000
-_REGULAR = 0o100000
-_WRITABLE_BY_ANYBODY = 0o002
+_FLAGS = posix.O_RDWR | posix.O_APPEND | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 # Seconds.  If an unfinished last line does not grow for so long, no process is still writing it.
 _WRITING_MOST = 0.05
 
 # The first limit for each text, in characters.  An escaped character takes six or twelve bytes.
-_MOST = {"reason": 1500, "query": 500, "where": 300, "script": 300, "path": 300}
-_REST_MOST = 64
+_MOST = {"reason": 1500, "query": 500, "where": 300, "script": 300, "path": 300, "method": 64}
+_ID_MOST = 64
 _FRAME_MOST = 200
 # The stack is halved until so few calls are left.  Then the texts are cut, down to an eighth.
 _FRAMES_LEAST = 5
@@ -71,32 +51,28 @@ def compose(
 ) -> bytes:
     """Return the log line for a problem with the request that these CGI variables describe.
 
-    The line ends with a newline and has at most ``LENGTH_MOST`` bytes.
+    ``status`` is what the client got, or should have got; None if no request is concerned.  ``where`` is
+    ``file:line``.  ``stack`` has a line for each call, the innermost first.  ``sample`` is n if one such
+    line in n is written.  The result ends with a newline and has at most ``LENGTH_MOST`` bytes.
     """
     now = time_ns() // 1000
     query = environ.get(b"QUERY_STRING", b"")
-    texts = {
+    entry = {
+        "time": strftime("%Y-%m-%dT%H:%M:%S", gmtime(now // 1_000_000)) + f".{now % 1_000_000:06}Z",
+        "id": _decode(environ.get(b"UNIQUE_ID", b""))[:_ID_MOST],
+        "pid": posix.getpid(),
+        "app_id": _app_id(environ, query),
+        "status": status,
+        "sample": sample,
         "reason": mask(_printable(reason)),
         "where": _printable(where),
+        "stack": [_cut(mask(_printable(line.strip())), _FRAME_MOST) for line in stack.splitlines()],
         "method": _decode(environ.get(b"REQUEST_METHOD", b"")),
         "script": _decode(environ.get(b"SCRIPT_FILENAME", b"")),
         "path": mask(_decode(environ.get(b"SCRIPT_NAME", b"") + environ.get(b"PATH_INFO", b""))),
         "query": mask_query(_decode(query)),
     }
-    entry: dict[str, object] = {
-        "time": strftime("%Y-%m-%dT%H:%M:%S", gmtime(now // 1_000_000)) + f".{now % 1_000_000:06}Z",
-        "id": _decode(environ.get(b"UNIQUE_ID", b""))[:_REST_MOST],
-        "pid": posix.getpid(),
-        "app_id": _app_id(environ, query),
-        "status": status,
-        "sample": sample,
-        "reason": "",
-        "where": "",
-        "stack": [],
-        **dict.fromkeys(("method", "script", "path", "query"), ""),
-    }
-    frames = [_cut(mask(_printable(line.strip())), _FRAME_MOST) for line in stack.splitlines()]
-    return _fit(entry, texts, frames)
+    return _fit(entry)
 
 
 def write(place: str, line: bytes, severe: bool) -> str:
@@ -117,16 +93,18 @@ def write(place: str, line: bytes, severe: bool) -> str:
         return f"LIMITER_LOG={place!r:.200}: {type(error).__name__}: {error}"
 
 
-def _fit(entry: "dict[str, object]", texts: "dict[str, str]", frames: "list[str]") -> bytes:
-    """Return the line for the entry with these texts, cut until it is short enough."""
+def _fit(entry: "dict[str, Any]") -> bytes:
+    """Return the line for this entry, with stack and texts cut until it is short enough."""
+    frames = entry["stack"]
     most, part = len(frames), 1
     while True:
-        entry.update(
-            {name: _cut(text, _MOST.get(name, _REST_MOST) // part) for name, text in texts.items()}
-        )
+        cut = {name: _cut(entry[name], limit // part) for name, limit in _MOST.items()}
         # Outer calls are the least useful, so they are cut first.
-        entry["stack"] = frames[:most] + ["..."] * (0 < most < len(frames))
-        kept = {name: it for name, it in entry.items() if it not in ("", None, []) or name == "status"}
+        cut["stack"] = frames[:most] + ["..."] * (0 < most < len(frames))
+        all_of_it = {**entry, **cut}
+        kept = {
+            name: it for name, it in all_of_it.items() if it not in ("", None, []) or name == "status"
+        }
         line = json.dumps(kept).encode() + b"\n"
         if len(line) <= LENGTH_MOST:
             return line
@@ -151,7 +129,7 @@ def _printable(text: str) -> str:
 
 def _app_id(environ: "Mapping[bytes, bytes]", query: bytes) -> str:
     text = _decode(environ.get(b"LIMITER_KEY") or b"app_id")
-    if not is_told(text):
+    if not may_report(text):
         return ""  # it may be a token, and its stored hash would not help
     try:
         return Key(text).find(environ.get, query) or ""
@@ -177,17 +155,17 @@ def _write_to_syslog(line: bytes, severe: bool) -> None:
 
 
 def _append(path: str, line: bytes) -> None:
-    file = posix.open(path, _FLAGS | posix.O_CREAT, 0o640)
+    file = posix.open(path, _FLAGS, 0o640)
     try:
         found = posix.fstat(file)
-        if found.st_mode & _TYPE != _REGULAR:
-            raise OSError(f"{path!r:.200} is no regular file")
+        if not S_ISREG(found.st_mode):
+            raise OSError(f"{path!r:.200} is not a regular file")
         directory = posix.stat(path.rpartition("/")[0] or "/")
-        if directory.st_mode & _WRITABLE_BY_ANYBODY:
-            if found.st_uid != posix.geteuid() or found.st_nlink != 1:
-                raise OSError(
-                    f"{path!r:.200} may be somebody else's: anybody may write to its directory"
-                )
+        is_own = found.st_uid == posix.geteuid() and found.st_nlink == 1
+        if directory.st_mode & S_IWOTH and not is_own:
+            raise OSError(
+                f"{path!r:.200} may belong to somebody else: anybody may write to its directory"
+            )
         if not found.st_size and posix.geteuid() == 0:
             posix.fchown(file, directory.st_uid, directory.st_gid)
         # A full disk may have cut off the last line.  It must not run into this one.

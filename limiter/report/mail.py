@@ -1,8 +1,7 @@
 """Mails about problems: at most one a minute for each kind, each sent by a process of its own.
 
 The limiter itself decides whether to send a mail.  It uses its default store (``limiter.core.furnish``),
-because the configured store may be what has failed.  The next mail of a kind says how many were not
-sent.
+because the configured store may be what has failed.
 
 Apache ends a script that runs on after its answer, and waits for every process that has the script's
 standard output or error open.  So the mail goes through a pipe to another interpreter
@@ -14,24 +13,20 @@ standard error is not a file and the log should go there, a failed mail is repor
 import posix
 import sys
 from _signal import SIGTERM
+from stat import S_ISREG
 
 from limiter.core.furnish import default_root
 from limiter.core.limiter import Limiter
 from limiter.report.counter import add, read, take
-from limiter.report.options import VARIABLES
 from limiter.request.digest import sha256
+from limiter.request.settings import REPORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LIMIT = "1/minute"
-"""The limit for mails of one kind."""
-
+_LIMIT = "1/minute"
 _MAILER = "import sys; sys.path.insert(0, {!r}); from limiter.report.mail_process import main; main()"
-# Of st_mode, as in the module stat.
-_TYPE = 0o170000
-_REGULAR = 0o100000
 
 
 def send(environ: "Mapping[bytes, bytes]", line: bytes, kind: str) -> str:
@@ -45,25 +40,25 @@ def send(environ: "Mapping[bytes, bytes]", line: bytes, kind: str) -> str:
         name = "mail-" + sha256(kind.encode("utf-8", "surrogatepass"))[:32]
         # Read before the hit.  What is counted after the hit belongs to the next mail.
         suppressed = read(root, name)
-        if not Limiter(root, LIMIT).hit(name):
+        if not Limiter(root, _LIMIT).hit(name):
             add(root, name)
             return ""
         suppressed = take(root, name, suppressed)
         try:
-            _hand_over(environ, line, [root, name, str(suppressed)])
+            _start_mailer(environ, line, [root, name, str(suppressed)])
         except OSError:
             add(root, name, suppressed + 1)
             raise
+        return ""
     except OSError as error:
         return f"No mail: {type(error).__name__}: {error}"
-    return ""
 
 
-def _hand_over(environ: "Mapping[bytes, bytes]", line: bytes, arguments: "list[str]") -> None:
+def _start_mailer(environ: "Mapping[bytes, bytes]", line: bytes, arguments: "list[str]") -> None:
     python = _python()
     package = __file__.rsplit("/", 3)[0]
     command = [python, "-ISB", "-c", _MAILER.format(package), *arguments]
-    variables = {name: environ[name] for name in VARIABLES if name in environ}
+    variables = {name: it for name, it in environ.items() if name.decode("latin-1") in REPORT}
     reading, writing = posix.pipe()
     actions: list[tuple[object, ...]] = [
         (posix.POSIX_SPAWN_DUP2, reading, 0),
@@ -92,7 +87,7 @@ def _hand_over(environ: "Mapping[bytes, bytes]", line: bytes, arguments: "list[s
 
 def _is_file(number: int) -> bool:
     try:
-        return posix.fstat(number).st_mode & _TYPE == _REGULAR
+        return S_ISREG(posix.fstat(number).st_mode)
     except OSError:
         return False
 

@@ -3,23 +3,21 @@
 ``limiter.report.mail`` starts it, with the log line on standard input.  If it fails, it writes another
 log line.  The mail then counts as not sent, and the next mail says so.
 
-SMTP is encrypted if the server offers STARTTLS.  The server's certificate is not verified (opportunistic
-security, RFC 7435): without STARTTLS the mail is sent unencrypted anyway.  If the server offers STARTTLS
-and it then fails, no mail is sent.  For a server that needs a password, use a sendmail program (msmtp,
-Postfix).
+SMTP is encrypted if the server offers STARTTLS, without a look at its certificate: otherwise the mail is
+sent unencrypted anyway.  If the server offers STARTTLS and it then fails, no mail is sent.
 """
 
 import posix
 import sys
 
 from limiter.report.counter import add
-from limiter.report.options import Options
 from limiter.report.reporter import Reporter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from email.message import EmailMessage
-    from ssl import SSLContext
+
+    from limiter.request.settings import Settings
 
 TIMEOUT = 30.0
 """Seconds to wait for each answer of the server, or for the whole run of the sendmail program."""
@@ -35,7 +33,7 @@ _FILES_MOST = 65536
 def main() -> None:
     """Fork a process that sends the mail, and end.
 
-    The arguments are the root and the name of the tally, and how many mails were not sent.
+    The arguments are the root and the name of the counter, and how many mails were not sent.
     """
     if posix.fork():
         posix._exit(0)
@@ -44,8 +42,11 @@ def main() -> None:
     root, name, suppressed = sys.argv[1:]
     reporter = Reporter(posix.environ)
     try:
-        _use_all_memory()
         import json
+        from resource import RLIMIT_AS, getrlimit, setrlimit
+
+        # The limit of address space was meant for the script only.
+        setrlimit(RLIMIT_AS, (getrlimit(RLIMIT_AS)[1],) * 2)
 
         entry = json.loads(posix.read(0, _LINE_MOST))
         send(message(reporter.options, entry, int(suppressed)), reporter.options.smtp)
@@ -57,7 +58,7 @@ def main() -> None:
             reporter.note(f"No mail: {type(second).__name__}: {second}")
 
 
-def message(options: Options, entry: "dict[str, object]", suppressed: int) -> "EmailMessage":
+def message(options: "Settings", entry: "dict[str, object]", suppressed: int) -> "EmailMessage":
     """Return the mail about a log entry.  ``suppressed`` more of its kind were not mailed."""
     from email.message import EmailMessage
     from email.policy import SMTP
@@ -76,24 +77,25 @@ def message(options: Options, entry: "dict[str, object]", suppressed: int) -> "E
 
 
 def send(mail: "EmailMessage", smtp: str) -> None:
-    """Send the mail to the addresses in it.  Raises OSError (SMTPException is an OSError)."""
-    program = smtp if smtp[:1] == "/" else next(filter(_runs, SENDMAILS), "")
-    if smtp[:1] == "/" or smtp == "sendmail" or (not smtp and program):
-        _pipe(mail, program)
+    """Send the mail to the addresses in it.  ``smtp`` is LIMITER_SMTP.  Raises OSError."""
+    if smtp in ("", "sendmail"):
+        smtp = next(filter(_runs, SENDMAILS), SENDMAILS[0] if smtp else "localhost")
+    if smtp[0] == "/":
+        _pipe(mail, smtp)
         return
     from smtplib import SMTP
 
-    host, _, port = (smtp or "localhost").partition(":")
+    host, _, port = smtp.partition(":")
     with SMTP(host, int(port or 25), timeout=TIMEOUT) as server:
         server.ehlo_or_helo_if_needed()
         if server.has_extn("starttls"):
-            server.starttls(context=_unverified())
+            server.starttls()  # without a context it verifies no certificate
         server.send_message(mail)
 
 
 def _pipe(mail: "EmailMessage", program: str) -> None:
     if not _runs(program):
-        raise FileNotFoundError(f"LIMITER_SMTP: there is no program {program or SENDMAILS[0]!r}")
+        raise FileNotFoundError(f"LIMITER_SMTP: there is no program {program!r}")
     import subprocess
 
     ended = subprocess.run(
@@ -105,21 +107,12 @@ def _pipe(mail: "EmailMessage", program: str) -> None:
         check=False,
     )
     if ended.returncode:
-        said = ended.stderr.decode("utf-8", "backslashreplace")
-        raise OSError(f"{program} ended with {ended.returncode}: {said:.500}")
-
-
-def _unverified() -> "SSLContext":
-    import ssl
-
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+        why = ended.stderr.decode("utf-8", "backslashreplace")
+        raise OSError(f"{program} ended with {ended.returncode}: {why:.500}")
 
 
 def _runs(program: str) -> bool:
-    return bool(program) and posix.access(program, posix.X_OK)
+    return posix.access(program, posix.X_OK)
 
 
 def _one_line(text: str) -> str:
@@ -129,11 +122,3 @@ def _one_line(text: str) -> str:
 def _indented(value: object) -> str:
     lines = value if isinstance(value, list) else str(value).split("\n")
     return "\n    ".join([str(line) for line in lines])
-
-
-def _use_all_memory() -> None:
-    """Raise the limit of address space as far as allowed: it was meant for the script only."""
-    import resource
-
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -1,12 +1,12 @@
 """Reports every problem in one place: a line in the log, and a mail if it is not the client's fault.
 
-``limiter.report.options`` has the variables that configure this.  Modules that are needed only after a
-failure are loaded then.
+The table ``REPORT`` in ``limiter.request.settings`` has the settings.  Modules that are needed only after
+a failure are loaded then.
 """
 
 import posix
 
-from limiter.report.options import VARIABLES, Options
+from limiter.request.settings import REPORT, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,19 +22,17 @@ class Reporter:
 
     def __init__(self, environ: "Mapping[bytes, bytes]") -> None:
         self._environ = environ
-        self.options = Options(environ)
+        self.options = Settings(environ, REPORT)
 
-    def report(self, status: str, reason: str, where: str = "", stack: str = "", kind: str = "") -> None:
+    def report(self, status: str, reason: str, where: str = "", stack: str = "") -> None:
         """Report a request that gets, or should get, this status.  Never raises.
 
-        ``where`` is ``file:line``.  ``stack`` has one frame per line, the innermost first.  At most one
-        mail a minute is sent for each ``kind``.  The default kind is the script, the type of the reason
-        and ``where``.
+        ``where`` is ``file:line``.  ``stack`` has one frame per line, the innermost first.
         """
         try:
-            self._report(int(status[:3]), reason, where, stack, kind)
+            self._report(int(status[:3]), reason, where, stack)
         except Exception as error:
-            _last_resort(f"{reason}; and then {type(error).__name__}")
+            _last_resort(reason, error)
 
     def report_error(self, status: str, error: BaseException, remark: str = "") -> None:
         """Report a request that an exception ended.  ``remark`` is added to the reason.  Never raises."""
@@ -42,34 +40,32 @@ class Reporter:
             from limiter.report.exception_text import reason_of, stack_of
 
             reason = f"{reason_of(error)} ({remark})" if remark else reason_of(error)
-            where, stack = stack_of(error)
-            kind = f"{self._script()} {type(error).__name__} {where}"
-            self._report(int(status[:3]), reason, where, stack, kind)
+            self.report(status, reason, *stack_of(error))
         except Exception as second:
-            _last_resort(f"{type(error).__name__}; and then {type(second).__name__}")
+            _last_resort(type(error).__name__, second)
 
     def note(self, reason: str) -> None:
         """Log a line without a status, such as a failed mail.  It is never mailed.  Never raises."""
         try:
             self._write(None, reason, "", "", None)
         except Exception as error:
-            _last_resort(f"{reason}; and then {type(error).__name__}")
+            _last_resort(reason, error)
 
-    def _report(self, status: int, reason: str, where: str, stack: str, kind: str) -> None:
-        if status < self.options.least:
+    def _report(self, status: int, reason: str, where: str, stack: str) -> None:
+        if status < (400 if self.options.log_level == "warning" else 500):
             return
         sample = None
-        if status < 500 and self.options.sample > 1:
-            sample = self.options.sample
+        if status < 500 and self.options.log_sample > 1:
+            sample = self.options.log_sample
             if int.from_bytes(posix.urandom(8), "big") % sample:
                 return
         line = self._write(status, reason, where, stack, sample)
         if status >= 500 and self.options.mail_to:
             from limiter.report.mail import send
 
-            failure = send(
-                self._environ, line, kind or f"{self._script()} {reason.partition(':')[0]} {where}"
-            )
+            # At most one mail a minute is sent for each script, type of the reason, and place.
+            script = self._environ.get(b"SCRIPT_FILENAME") or self._environ.get(b"SCRIPT_NAME")
+            failure = send(self._environ, line, f"{script!r} {reason.partition(':')[0]} {where}")
             if failure:
                 self.note(failure)
 
@@ -84,23 +80,21 @@ class Reporter:
             write("stderr", compose(self._environ, None, failure, "", "", None), True)
         return line
 
-    def _script(self) -> str:
-        script = self._environ.get(b"SCRIPT_FILENAME") or self._environ.get(b"SCRIPT_NAME") or b""
-        return script.decode("utf-8", "backslashreplace")
-
 
 def reporter_of(environ: "Mapping[bytes, bytes]") -> Reporter:
     """Return a reporter with these settings.  If they contain a mistake, log it and use the defaults."""
     try:
         return Reporter(environ)
     except ValueError as error:
-        reporter = Reporter({name: it for name, it in environ.items() if name not in VARIABLES})
+        names = [name.encode() for name in REPORT]
+        reporter = Reporter({name: it for name, it in environ.items() if name not in names})
         reporter.note(f"ValueError: {error}")
         return reporter
 
 
-def _last_resort(text: str) -> None:
+def _last_resort(text: str, error: Exception) -> None:
     try:
-        posix.write(2, b"limiter: " + ascii(text)[:1000].encode() + b"\n")
+        line = f"{text}; and then {type(error).__name__}"
+        posix.write(2, b"limiter: " + ascii(line)[:1000].encode() + b"\n")
     except Exception:
         pass  # there is nowhere left to report it

@@ -1,17 +1,10 @@
 """Compiled files: one for each module, and bundles with all modules that one CGI script needs.
 
-Finding a module and reading its file takes as long as running its code.  For all modules together, that
-is a tenth of a whole request.  A bundle is one file, such as ``__pycache__/check.cpython-311.bundle``,
-that ``limiter.preload`` reads at once.  It contains:
-
-* the 16 bytes that begin a .pyc file (PEP 552): the interpreter's magic number, the flags of an
-  unchecked hash, and the hash of all sources in sequence,
-* a list of names and code objects (``marshal``), in the order in which the modules need each other.
-  They are compiled without docstrings and annotations, because loading these would take 2 % of a
-  request.
-
-Bundles and .pyc files are never compared with their sources.  That makes them fast, but you must make
-them again after every change of the sources or of Python.
+To find a module and read its file takes as long as to run its code: a tenth of a request in all.  A
+bundle is one file, such as ``__pycache__/check.cpython-311.bundle``, that ``limiter.preload`` reads at
+once.  It begins as an unchecked .pyc file (PEP 552) does.  Then follow names and code objects, in the
+order in which the modules need each other, without docstrings and annotations.  Bundles are never
+compared with their sources: make them again after every change of the sources or of Python.
 """
 
 import ast
@@ -32,7 +25,7 @@ _CHECK = (
     "request.response",
     "request.settings",
     "request.deadline",
-    "request.verdict",
+    "request.gate",
     "report.problems",
     "cgi",
 )
@@ -80,7 +73,12 @@ def path(package: Path, name: str) -> Path:
 
 def _compile(package: Path, module: str, shown: str) -> CodeType:
     tree = _Stripper().visit(ast.parse(_source(package, module)))
-    return compile(ast.fix_missing_locations(tree), shown, "exec", optimize=2)
+    for node in ast.walk(ast.fix_missing_locations(tree)):
+        if isinstance(node, (ast.expr, ast.stmt)):
+            # A log line names the line, not the columns.
+            node.col_offset = node.end_col_offset = 0
+            node.end_lineno = node.lineno
+    return compile(tree, shown, "exec", optimize=2)
 
 
 class _Stripper(ast.NodeTransformer):

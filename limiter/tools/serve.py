@@ -6,7 +6,7 @@ import shlex
 import socketserver
 import sys
 from pathlib import Path
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIServer, make_server
 
 from limiter.core.limiter import Limiter
 from limiter.request.key import Key
@@ -23,13 +23,6 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Handler(WSGIRequestHandler):
-    """Logs to standard error, and does not look up names."""
-
-    def address_string(self) -> str:
-        return str(self.client_address[0])
-
-
 def serve(port: int) -> None:
     """Serve until interrupted.  Prints commands to try.  With port 0, it takes a free port.
 
@@ -37,20 +30,20 @@ def serve(port: int) -> None:
     scripts are missing or cannot run here.
     """
     directory = Path(__file__).resolve().parents[2] / "cgi-bin"
-    _examine(directory / "check.py")
+    _check_script(directory / "check.py")
     settings = Settings(os.environb)
-    Key(settings.key, settings.proxies)
-    root, limits = settings.root("acme"), settings.share(settings.limits)
+    Key(settings.key, settings.trusted_proxies)
+    root, limits = settings.store("acme"), settings.share(settings.limit)
     Limiter(root, limits).peek("acme")
     chosen = {name: value for name, value in os.environ.items() if name.startswith("LIMITER_")}
     inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     application = Bridge(str(directory), {**inherited, **chosen})
-    with make_server(HOST, port, application, _Server, _Handler) as server:
+    with make_server(HOST, port, application, _Server) as server:
         url = f"http://{HOST}:{server.server_port}/cgi-bin/check.py?app_id=acme"
         with_settings = "".join(f"{name}={shlex.quote(chosen[name])} " for name in sorted(chosen))
         try:
             print(
-                f"Serving {directory}, limit {limits}, store {root}.  Ctrl-C ends it.\n"
+                f"Serving {directory}, limit {limits}, store {root}.  Press Ctrl-C to end.\n"
                 "Try, in another terminal:\n\n"
                 f"  curl -i '{url}'\n"
                 f"  curl -s -w ' %{{http_code}}\\n' '{url}&n=[1-11]'\n"
@@ -62,15 +55,15 @@ def serve(port: int) -> None:
             print("Ended.", file=sys.stderr)
 
 
-def _examine(script: Path) -> None:
+def _check_script(script: Path) -> None:
     """Check that the script can run, before the first request.  Raises FileNotFoundError."""
     try:
         with script.open("rb") as file:
             first = file.readline()
     except FileNotFoundError as error:
-        why = "Not beside the package: run this in a copy of the whole project"
+        why = "It is not beside the package: run this in a copy of the whole project"
         raise FileNotFoundError(error.errno, why, str(script)) from error
     interpreter = first[2:].split()[0]
     if not os.access(interpreter, os.X_OK):
-        why = f"Its first line names {interpreter.decode()}, which is not here: install it"
+        why = f"Its first line names {interpreter.decode()}, which is missing: install it"
         raise FileNotFoundError(errno.ENOENT, why, str(script))

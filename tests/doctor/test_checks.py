@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,87 +15,59 @@ import pytest
 from limiter.core.limiter import Limiter
 from tests.breaking import OLD, breaking_mount
 from tests.doctoring import FEW, LATENCIES, TRIALS, end, levels, start
-from tests.places import new_root
+from tests.places import temporary
+
+
+@contextmanager
+def mounted(point: Path, *options: str | Path) -> Iterator[str]:
+    """Mount a file system, or skip the test."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    point.mkdir()
+    command = ["mount", *options, point]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"it cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield str(point)
+    finally:
+        subprocess.run(["umount", point], check=True)
 
 
 @contextmanager
 def formatted(kind: str) -> Iterator[str]:
     """Make a file system of that kind in a file, and mount it."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
     if not shutil.which(f"mkfs.{kind}"):
         pytest.skip(f"mkfs.{kind} is not installed")
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
-        image, point = Path(place, "image"), Path(place, "mount")
+    with temporary("/var/tmp") as place:
+        image = place / "image"
         with image.open("wb") as file:
             file.truncate(400 * 2**20)
-        point.mkdir()
         subprocess.run([f"mkfs.{kind}", "-q", image], check=True, stdout=subprocess.DEVNULL)
-        mounted = subprocess.run(
-            ["mount", "-o", "loop", image, point], check=False, capture_output=True, text=True
-        )
-        if mounted.returncode != 0:
-            pytest.skip(f"{kind} cannot be mounted here: {mounted.stderr.strip()}")
-        try:
-            yield str(point)
-        finally:
-            subprocess.run(["umount", point], check=True)
-
-
-@contextmanager
-def overlay(lower: Path) -> Iterator[str]:
-    """Mount an overlay over that directory."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    place = new_root("/dev/shm")
-    try:
-        for name in ("upper", "work", "mount"):
-            (place / name).mkdir()
-        options = f"lowerdir={lower},upperdir={place}/upper,workdir={place}/work"
-        mounted = subprocess.run(
-            ["mount", "-t", "overlay", "-o", options, "overlay", place / "mount"],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if mounted.returncode != 0:
-            pytest.skip(f"an overlay cannot be mounted here: {mounted.stderr.strip()}")
-        try:
-            yield str(place / "mount")
-        finally:
-            subprocess.run(["umount", place / "mount"], check=True)
-    finally:
-        shutil.rmtree(place)
-
-
-def judge_good(root: str, kind: str) -> None:
-    status, output, log = end(start(root))
-    assert (status, log) == (0, ""), output
-    assert f"PASS  file system     {kind}\n" in output
-    assert levels(output) == [
-        (what, "PASS") for what in ["file system", "directory", *TRIALS, *LATENCIES]
-    ]
-    assert not [name for name in os.listdir(root) if name.startswith(".new-")]
-
-
-def test_tmpfs_passes(root: str) -> None:
-    judge_good(root, "tmpfs")
-
-
-def test_no_trial_goes_on_when_its_time_is_up(root: str) -> None:
-    """Each trial then does once what it would do often, and that passes, too."""
-    output = end(start(root, {"BRIEF": -1}))[1]
-    assert {level for _, level in levels(output)} == {"PASS"}, output
-    for once in ("100 files, ", "1 after a rename by", "4 hits admitted, 4 slots", "1 new applications"):
-        assert once in output
-    assert output.count("(1 calls)") == len(LATENCIES)
+        with mounted(place / "mount", "-o", "loop", image) as point:
+            yield point
 
 
 @pytest.mark.one_python
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_a_good_file_system_passes(kind: str) -> None:
+    """test_meeting.py has tmpfs."""
     with formatted(kind) as point:
-        judge_good(point, kind)
+        status, output, log = end(start(point))
+        assert (status, log) == (0, ""), output
+        assert f"PASS  file system     {kind}\n" in output
+        assert {level for _, level in levels(output)} == {"PASS"}
+        assert [what for what, _ in levels(output)[2:]] == [*TRIALS, *LATENCIES]
+        assert os.listdir(point) == ["lost+found"][: kind == "ext4"]
+
+
+def test_each_check_stops_when_its_time_is_up(root: str) -> None:
+    """It then does once what it would do often, and that passes, too."""
+    output = end(start(root, {"BRIEF": -1}))[1]
+    assert {level for _, level in levels(output)} == {"PASS"}, output
+    for once in ("100 files, ", "1 after a rename by", "4 hits admitted, 4 slots", "1 new applications"):
+        assert once in output
+    assert output.count("(1 calls)") == len(LATENCIES)
 
 
 FLAWED = {
@@ -117,7 +88,7 @@ SETTINGS: dict[str, dict[str, float]] = {
 
 @pytest.mark.one_python
 @pytest.mark.parametrize("flaw", FLAWED)
-def test_a_file_system_that_breaks_a_primitive_is_found_out(flaw: str) -> None:
+def test_a_flaw_of_a_file_system_is_found(flaw: str) -> None:
     expected = FLAWED[flaw]
     only = {"slow": ["latency"], "none": []}.get(flaw, [*expected])
     with breaking_mount(flaw) as point:
@@ -132,10 +103,14 @@ def test_a_file_system_that_breaks_a_primitive_is_found_out(flaw: str) -> None:
 
 
 @pytest.mark.one_python
-def test_an_overlay_keeps_what_hits_need_and_is_warned_of(root: str) -> None:
+def test_an_overlay_gets_a_warning_and_passes_all_checks(root: str) -> None:
     """This also holds with applications in the lower layer, whose directories it cannot rename."""
-    assert Limiter(root, "2/day").hit("acme")
-    with overlay(Path(root)) as point:
+    lower, upper, work = [Path(root, name) for name in ("lower", "upper", "work")]
+    for path in (lower, upper, work):
+        path.mkdir()
+    assert Limiter(str(lower), "2/day").hit("acme")
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    with mounted(Path(root, "mount"), "-t", "overlay", "-o", options, "overlay") as point:
         status, output, _ = end(start(point))
         assert status == 0
         assert levels(output)[0] == ("file system", "WARN")

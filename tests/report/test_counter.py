@@ -1,4 +1,4 @@
-"""A tally loses no count, even if several count at once."""
+"""A counter loses no count, even if several count at once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from limiter import StoreError
 from limiter.report.counter import add, read, take
 
 
-def add_many(root: str, number: int) -> None:
+def add_many(root: str, number: int) -> int:
     for _ in range(number):
         add(root, "acme")
+    return 0
 
 
 def take_many(root: str, number: int) -> int:
@@ -35,21 +36,18 @@ def test_what_was_added_is_taken_once(root: str) -> None:
 
 def test_nothing_is_lost_between_processes_that_add_and_take(root: str) -> None:
     with ProcessPoolExecutor(8, mp_context=get_context("fork")) as processes:
-        adding = [processes.submit(add_many, root, 1000) for _ in range(6)]
-        taking = [processes.submit(take_many, root, 500) for _ in range(2)]
-        for it in adding:
-            it.result()
-        taken = sum(it.result() for it in taking)
+        works = [(add_many, 1000)] * 6 + [(take_many, 500)] * 2
+        taken = sum(it.result() for it in [processes.submit(work, root, times) for work, times in works])
     assert taken + read(root, "acme") == 6000
-    assert len(os.listdir(f"{root}/.tally/acme")) == 1
+    assert len(os.listdir(f"{root}/.counters/acme")) == 1
 
 
-def test_a_store_that_is_missing_is_an_error(root: str) -> None:
+def test_a_missing_store_is_an_error(root: str) -> None:
     with pytest.raises(StoreError, match="does not exist"):
         add(f"{root}/nowhere", "acme")
 
 
-def test_a_place_that_holds_something_else_is_an_error(root: str) -> None:
-    os.makedirs(f"{root}/.tally/acme/x")
-    with pytest.raises(StoreError, match="tally"):
+def test_a_directory_with_other_files_is_an_error(root: str) -> None:
+    os.makedirs(f"{root}/.counters/acme/x")
+    with pytest.raises(StoreError, match="counter cannot be changed"):
         take(root, "acme", 1)

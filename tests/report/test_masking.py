@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import timeit
 from collections.abc import Callable
 from time import process_time
 
 import pytest
 
-from limiter.report.masking import is_secret, mask, mask_query
+from limiter.report.masking import mask, mask_query
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
 
@@ -16,7 +17,7 @@ TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
     ("query", "masked"),
     [
         ("", ""),
-        ("app_id=acme&page=2", "app_id=acme&page=2"),
+        ("app_id=acme&id=1&page=2&q=3&limit=4&user=5", "app_id=acme&id=1&page=2&q=3&limit=4&user=5"),
         ("token=hunter2", "token=***"),
         ("access_token=hunter2&page=2", "access_token=***&page=2"),
         ("page=2;API-KEY=hunter2;x=1", "page=2;API-KEY=***;x=1"),
@@ -65,32 +66,23 @@ def test_secrets_of_a_text(text: str, masked: str) -> None:
     assert mask(text) == masked
 
 
-@pytest.mark.parametrize("name", ["app_id", "id", "page", "q", "limit", "user"])
-def test_ordinary_names_are_no_secrets(name: str) -> None:
-    assert not is_secret(name)
-
-
 # Each is something that a part of a pattern can match any number of times.
 PARTS = [
-    "a",
-    "a.",
-    "a://",
-    "://b",
-    "eyJ-",
-    "eyJ.",
-    "eyJa.a-",
-    "Bearer ",
-    "bearer",
-    " ",
-    "token",
-    "token =",
-    'token="',
-    "token='\\",
-    'token="\\\n',
-    "secret' key \"",
-    "&",
-    "a=b&",
-    "%41",
+    *(
+        "a",
+        "a.",
+        "a://",
+        "://b",
+        "eyJ-",
+        "eyJ.",
+        "eyJa.a-",
+        "Bearer ",
+        "bearer",
+        " ",
+        "token",
+        "token =",
+    ),
+    *('token="', "token='\\", 'token="\\\n', "secret' key \"", "&", "a=b&", "%41"),
 ]
 
 
@@ -101,11 +93,6 @@ def test_the_work_grows_no_faster_than_the_text(function: Callable[[str], str], 
 
     def work(size: int) -> float:
         text = (part * size)[:size]
-        times = []
-        for _ in range(5):
-            begin = process_time()
-            function(text)
-            times.append(process_time() - begin)
-        return min(times)
+        return min(timeit.repeat(lambda: function(text), timer=process_time, number=1))
 
     assert work(32_000) < 512 * work(500)
