@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import pwd
 import shutil
@@ -11,14 +12,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.places import REPOSITORY, new_root
+from tests.places import REPOSITORY, new_root, temporary
 
 MPMS = ("event", "prefork")
 """They run scripts with mod_cgid and with mod_cgi.  A test that need not try both uses the first."""
@@ -26,11 +29,18 @@ MPMS = ("event", "prefork")
 LONG = "60"
 """A LIMITER_TIMEOUT, in seconds.  A store that works always answers sooner."""
 
+BASIC_AUTH = ("auth_basic", "authn_core", "authn_file", "authz_user")
+"""The modules for a password."""
+
+THROUGH = b"through"
+"""What a back end answers to a request without a body."""
+
 _PROGRAMS = ("/usr/sbin/apache2", "/usr/sbin/httpd")
 _MODULES = ("/usr/lib/apache2/modules", "/usr/lib64/httpd/modules")
 _USERS = ("www-data", "apache")
 _DEADLINE = 120
 _ATTEMPTS = 10
+_MESSAGES = {200: "OK", 401: "Unauthorized", 429: "Too Many Requests", 500: "Internal Server Error"}
 
 # The modules that the limiter needs, as Debian and RHEL load them.  Debian has some of them built in.
 _LOADED = ("unixd", "authz_core", "alias", "env", "headers")
@@ -38,7 +48,6 @@ _LOADED = ("unixd", "authz_core", "alias", "env", "headers")
 _CONFIGURATION = """\
 ServerRoot "{directory}"
 ServerName localhost
-Listen 127.0.0.1:{port}
 PidFile "{directory}/pid"
 ErrorLog "{directory}/error.log"
 DefaultRuntimeDir "{directory}"
@@ -90,17 +99,24 @@ class Server:
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """Send one request on a new connection."""
-        return ask(self.port, path, method, body, headers)
-
-    def post(self, path: str, body: bytes) -> Reply:
-        """Send a form."""
-        return self.ask(path, "POST", body, {"Content-Type": "application/x-www-form-urlencoded"})
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=_DEADLINE)) as client:
+            client.request(method, path, body, headers or {})
+            response = client.getresponse()
+            return Reply(response.status, response.headers, response.read())
 
     def send(self, request: bytes) -> bytes:
         """Send exactly these bytes; return all that arrives until the server closes the connection."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=_DEADLINE) as connection:
             connection.sendall(request)
             return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    def maps(self) -> set[int]:
+        """Return the programs of the map, and the copies that they have left."""
+        return {
+            int(process.name)
+            for process in _processes(self.pid)
+            if b"/rewritemap\0" in contents(process / "cmdline")
+        }
 
 
 @contextmanager
@@ -121,45 +137,49 @@ def apache(
     because a store can be slow on a busy machine.
     """
     program = _found(_PROGRAMS)
-    directory = new_root("/tmp")
-    try:
-        root = directory / "store"
-        root.mkdir()
-        if os.geteuid() == 0:
-            shutil.chown(root, _user())
-        definitions = {
-            "LIMITER_HOME": str(home),
-            "LIMITER_ROOT": str(root),
-            "LIMITER_TIMEOUT": LONG,
-            **(settings or {}),
-        }
-        loaded = [name for name in (f"mpm_{mpm}", *_LOADED, _cgi(mpm), *modules) if name not in without]
-        process, port = _start(program, directory, loaded, definitions, before, after)
+    with temporary("/tmp") as directory:
+        root = own_store(directory)
+        default = {"LIMITER_HOME": home, "LIMITER_ROOT": root, "LIMITER_TIMEOUT": LONG}
+        cgi = "cgi" if mpm == "prefork" else "cgid"
+        loaded = [name for name in (f"mpm_{mpm}", *_LOADED, cgi, *modules) if name not in without]
+        files = {name: Path(_found(_MODULES), f"mod_{name}.so") for name in loaded}
+        configuration = _CONFIGURATION.format(
+            directory=directory,
+            modules=_lines("LoadModule {}_module {}", {k: it for k, it in files.items() if it.exists()}),
+            user=f"User {_user()}\nGroup {_user()}" if os.geteuid() == 0 else "",
+            before=before,
+            definitions=_lines('Define {} "{}"', {**default, **(settings or {})}),
+            limiter=REPOSITORY / "deploy/apache/limiter.conf",
+            after=after,
+        )
+        process, port = _start(program, directory, configuration, "cgid" in loaded)
         server = Server(root, port, process.pid)
         try:
             yield server
         finally:
             stop(process)
             server.log = _log(directory)
-    finally:
-        shutil.rmtree(directory)
 
 
-def ask(
-    port: int,
-    path: str,
-    method: str = "GET",
-    body: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Reply:
-    """Send one request to a loopback port, on a new connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_DEADLINE)
-    try:
-        connection.request(method, path, body, headers or {})
-        response = connection.getresponse()
-        return Reply(response.status, response.headers, response.read())
-    finally:
-        connection.close()
+def assert_answer(reply: Reply, status: int) -> None:
+    """Compare an answer of the limiter itself, by any door, with the contract: status, fields, body."""
+    assert (reply.status, json.loads(reply.body)) == (status, {"message": _MESSAGES[status]})
+    assert reply.headers.get_all("Content-Type") == ["application/json; charset=utf-8"]
+    assert reply.headers.get_all("Cache-Control") == ["no-store"]
+    challenge = ['AppId realm="limiter"'] if status == 401 else None
+    assert reply.headers.get_all("WWW-Authenticate") == challenge
+    assert ("Retry-After" in reply.headers) == (status == 429)
+    for name in ("RateLimit", "RateLimit-Policy"):
+        assert len(reply.headers.get_all(name, [])) == (status in (200, 429)), name
+    assert "Vary" not in reply.headers
+
+
+def own_store(place: Path) -> Path:
+    """Make a store that belongs to Apache's user."""
+    root = new_root(str(place))
+    if os.geteuid() == 0:
+        shutil.chown(root, _user())
+    return root
 
 
 def free_port() -> int:
@@ -180,39 +200,79 @@ def wait_until(is_so: Callable[[], Any]) -> None:
 
 
 def stop(process: subprocess.Popen[bytes]) -> str:
-    """End a server and its whole process group, which it leads; return what it wrote to stderr."""
+    """End a server and its whole session, which it leads; return what it wrote to stderr."""
     process.terminate()
     try:
         _, said = process.communicate(timeout=_DEADLINE)
-        wait_until(lambda: not _alive(process.pid))
+        wait_until(lambda: not _processes(process.pid))
     except BaseException:
-        if _alive(process.pid):
+        if _processes(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise
     return (said or b"").decode(errors="backslashreplace")
 
 
+class _BackEnd(BaseHTTPRequestHandler):
+    """Answers with the body of the request, or THROUGH, and with the status that is in the query."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer any method."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or THROUGH
+        self.send_response(int(self.path.partition("status=")[2] or 200))
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("X-Method", self.command)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@contextmanager
+def back_end() -> Iterator[int]:
+    """Run a web server that knows nothing of limits; yield its port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _BackEnd) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def contents(path: Path) -> bytes:
+    """Return the contents of a file of a process; nothing if the process has ended."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def _lines(form: str, pairs: Mapping[str, object]) -> str:
+    return "\n".join([form.format(*pair) for pair in pairs.items()])
+
+
 def _start(
-    program: str,
-    directory: Path,
-    modules: list[str],
-    definitions: dict[str, str],
-    before: str,
-    after: str,
+    program: str, directory: Path, configuration: str, has_daemon: bool
 ) -> tuple[subprocess.Popen[bytes], int]:
-    configuration = directory / "httpd.conf"
+    file = directory / "httpd.conf"
     for _ in range(_ATTEMPTS):
         port = free_port()
-        text = _configuration(directory, port, modules, definitions, before, after)
-        configuration.write_text(text)
+        file.write_text(f"{configuration}\nListen 127.0.0.1:{port}\n")
         process = subprocess.Popen(
-            [program, "-DFOREGROUND", "-f", configuration],
+            [program, "-DFOREGROUND", "-f", file],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        if _comes_up(process, directory, modules):
+        if _comes_up(process, directory, has_daemon):
             return process, port
         said = stop(process) + _log(directory)
         if "Address already in use" not in said:
@@ -220,7 +280,7 @@ def _start(
     raise RuntimeError(f"Apache does not start:\n{said}")
 
 
-def _comes_up(process: subprocess.Popen[bytes], directory: Path, modules: list[str]) -> bool:
+def _comes_up(process: subprocess.Popen[bytes], directory: Path, has_daemon: bool) -> bool:
     """Wait until the server listens and accepts scripts; return False if it ends first or never does.
 
     It listens before it writes its pid file.  Scripts get 503 until mod_cgid's socket, which root
@@ -228,63 +288,29 @@ def _comes_up(process: subprocess.Popen[bytes], directory: Path, modules: list[s
     """
 
     def is_up() -> bool:
-        is_given = "cgid" not in modules or any(map(_is_given, directory.glob("cgid.*")))
-        return is_given and (directory / "pid").exists()
+        given = [it for it in directory.glob("cgid.*") if os.geteuid() != 0 or it.owner() == _user()]
+        return bool(given or not has_daemon) and (directory / "pid").exists()
 
     with suppress(TimeoutError):
         wait_until(lambda: process.poll() is not None or is_up())
     return process.poll() is None and is_up()
 
 
-def _is_given(socket_file: Path) -> bool:
-    return os.geteuid() != 0 or socket_file.owner() == _user()
-
-
-def _configuration(
-    directory: Path,
-    port: int,
-    modules: list[str],
-    definitions: dict[str, str],
-    before: str,
-    after: str,
-) -> str:
-    there = Path(_found(_MODULES))
-    files = {name: there / f"mod_{name}.so" for name in modules}
-    return _CONFIGURATION.format(
-        directory=directory,
-        port=port,
-        modules="\n".join(
-            f"LoadModule {name}_module {file}" for name, file in files.items() if file.exists()
-        ),
-        user=f"User {_user()}\nGroup {_user()}" if os.geteuid() == 0 else "",
-        before=before,
-        after=after,
-        definitions="\n".join(f'Define {name} "{value}"' for name, value in definitions.items()),
-        limiter=REPOSITORY / "deploy/apache/limiter.conf",
-    )
-
-
 def _log(directory: Path) -> str:
-    log = directory / "error.log"
-    return log.read_text(errors="backslashreplace") if log.exists() else ""
+    return contents(directory / "error.log").decode(errors="backslashreplace")
 
 
-def _alive(group: int) -> bool:
-    """Whether any process of the group runs.  A zombie (ended, not yet waited for) does not count."""
-    return any(_runs_in(group, process) for process in os.listdir("/proc") if process.isdigit())
+def _processes(session: int) -> list[Path]:
+    """Return the running processes of a session: all of Apache's are in one, named after its first.
 
+    A zombie (ended, not yet waited for) does not count.
+    """
 
-def _runs_in(group: int, process: str) -> bool:
-    try:
-        status = Path("/proc", process, "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    state, _, its_group = status.rpartition(")")[2].split()[:3]
-    return int(its_group) == group and state != "Z"
+    def is_one(process: Path) -> bool:
+        status = contents(process / "stat").decode(errors="replace").rpartition(")")[2].split()
+        return bool(status) and status[0] != "Z" and int(status[3]) == session
 
-
-def _cgi(mpm: str) -> str:
-    return "cgi" if mpm == "prefork" else "cgid"
+    return [process for process in Path("/proc").glob("[0-9]*") if is_one(process)]
 
 
 def _user() -> str:

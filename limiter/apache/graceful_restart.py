@@ -1,9 +1,8 @@
 """Keeps the RewriteMap program available to Apache's old children during a graceful restart.
 
-At a graceful restart, Apache ends the program with SIGTERM and starts another one for its new children.
-The old children still call the old program, and would get no answer any more.  So at SIGTERM the program
-leaves a copy of itself for them.  The copy ends when no process can call it any more, or at the next
-SIGTERM.
+At a graceful restart, Apache ends the program with SIGTERM, and starts another one for its new children.
+Its old children still call the old program.  So at SIGTERM the program leaves a copy of itself for them.
+The copy ends when no process can call it any more, or at the next SIGTERM.
 """
 
 import posix
@@ -20,14 +19,14 @@ class Handover:
 
     def __init__(self) -> None:
         self._is_idle = True
-        self._is_told = False
+        self._is_ending = False
         signal(SIGTERM, self._end)
 
     def lines(self, file: "BinaryIO") -> "Iterator[bytes]":
         """Yield the lines of the file as they arrive.  The copy is made between two lines."""
         while True:
             self._is_idle = True
-            if self._is_told:
+            if self._is_ending:
                 self._leave_a_copy()
             line = file.readline()
             # From here on, other threads may be working, and a copy would not have them.
@@ -37,12 +36,12 @@ class Handover:
             yield line
 
     def _end(self, *_: object) -> None:
-        self._is_told = True
+        self._is_ending = True
         if self._is_idle:
             self._leave_a_copy()
 
     def _leave_a_copy(self) -> None:
         if posix.fork():
             posix._exit(0)
-        self._is_told = False
+        self._is_ending = False
         signal(SIGTERM, SIG_DFL)

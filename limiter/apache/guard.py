@@ -1,27 +1,12 @@
-"""The door for Apache's ``Action``: it checks one hit, then becomes the requested script.
+"""The door for Apache's ``Action``: it checks one hit, then becomes the script (docs/apache.md).
 
 If a script has the handler ``limited``, Apache redirects a request for it internally to this door.  The
 guard gets the script's URL as PATH_INFO and its file as PATH_TRANSLATED.  Both include the extra path
 that the client wrote after the script's name.  Each variable X of the script's own request arrives as
-REDIRECT_X.  The script gets the environment that Apache would have given it, except for what the guard
-cannot learn from Apache:
+REDIRECT_X.
 
-- AUTH_TYPE is missing.  HTTP_AUTHORIZATION is missing too, unless CGIPassAuth is on for the guard.
-- CONTEXT_PREFIX and CONTEXT_DOCUMENT_ROOT are missing outside the document root.
-- PATH_TRANSLATED is the extra path below the document root; aliases and indexes are ignored.
-- REDIRECT_URL and REDIRECT_QUERY_STRING are missing if the script's own request had been redirected.
-
-A script whose name ends in ``.php`` is run by php-cgi.  Any other script is run by the interpreter in
-its first line.  A script named ``nph-`` cannot be guarded: it would write a whole response after the
-guard's header fields.
-
-Two settings belong to this door alone.  ``LIMITER_GUARD_ROOT`` is an absolute path: only files below it
-are run, after links are resolved.  The guard's directory and the script's directory may both set it, and
-both values apply.  The path is checked before the script starts.  Users who can change links in between
-are trusted.
-
-With ``LIMITER_SUPERVISE=1`` (the default is 0) the guard keeps running, and answers if the script fails
-(``limiter.scripts.supervise``).  The value from the script's directory takes precedence.
+A script named ``nph-`` cannot be guarded: it would write a whole response after the guard's header
+fields.
 """
 
 import posix
@@ -29,16 +14,14 @@ import sys
 from errno import EACCES, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR
 
 from limiter.cgi import admit, log, refuse
-from limiter.report.problems import report_problem
 from limiter.request.deadline import hang_up, is_stuck
 from limiter.request.response import INTERNAL_SERVER_ERROR, NOT_FOUND
+from limiter.request.settings import GUARD, Settings, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import NoReturn
-
-    from limiter.scripts.supervise import Supervisor
 
 _RENAMED = b"REDIRECT_"
 # Set by the redirect itself, after the renaming (mod_actions.c, http_request.c, util_script.c).
@@ -50,9 +33,6 @@ _KEPT = frozenset(
     b" REQUEST_URI SERVER_ADDR SERVER_ADMIN SERVER_NAME SERVER_PORT SERVER_PROTOCOL SERVER_SIGNATURE"
     b" SERVER_SOFTWARE TZ".split()
 )
-
-_ROOT = b"LIMITER_GUARD_ROOT"
-_SUPERVISE = b"LIMITER_SUPERVISE"
 
 _PHP = b"/php-cgi"
 _PLACES_OF_PHP = [b"/usr/bin", b"/usr/local/bin"]
@@ -71,42 +51,33 @@ def run() -> "NoReturn":
     from Apache's ``Action``, or if there is no script that may run.
     """
     environ = posix.environ
-    status, script, supervisor = NOT_FOUND, None, None
-    report = None
     try:
         script = _environ_of_script(environ)
-        if script is not None:
-            if not _is_confined(script[b"SCRIPT_FILENAME"], environ):
-                script = None
-            else:
-                # Settings of the script's directory take precedence.  The guard's own PATH_INFO and
-                # PATH_TRANSLATED are not part of the script's request.
-                environ = {**environ, b"PATH_INFO": b"", b"PATH_TRANSLATED": b"", **script}
-                supervisor = _supervisor(environ)
+        if script is None or not _is_confined(environ, script):
+            refuse(environ, NOT_FOUND)
+        # Settings of the script's directory take precedence.  The guard's own PATH_INFO and
+        # PATH_TRANSLATED are not part of the script's request.
+        environ = {**environ, b"PATH_INFO": b"", b"PATH_TRANSLATED": b"", **script}
+        settings = Settings(environ, GUARD)
     except Exception as error:
-        report = _report_of(environ, error, log)
-        status, script = INTERNAL_SERVER_ERROR, None
-    if script is None:
-        refuse(environ, status, report)
+        refuse(environ, INTERNAL_SERVER_ERROR, error)
     admit(environ)
     try:
-        _start(script, supervisor)
+        _start(environ, script, settings)
     except Exception as error:
-        file = script[b"SCRIPT_FILENAME"].decode("utf-8", "surrogateescape")
-        report = _report_of(environ, error, lambda reason: log(f"{file}: {reason}"))
-    refuse(script, INTERNAL_SERVER_ERROR, report)
-
-
-def _report_of(
-    environ: "Mapping[bytes, bytes]", error: Exception, log: "Callable[[str], None]"
-) -> "Callable[[], None]":
-    return lambda: report_problem(environ, error, log)
+        refuse(environ, INTERNAL_SERVER_ERROR, error)
 
 
 def _environ_of_script(environ: "Mapping[bytes, bytes]") -> "dict[bytes, bytes] | None":
     """Return the environment that Apache would have given to the script.
 
-    None if the request did not come from ``Action``, or if there is no such script.
+    None if the request did not come from ``Action``, or if there is no such script.  The guard cannot
+    learn everything from Apache:
+
+    - AUTH_TYPE is missing.  HTTP_AUTHORIZATION is missing too, unless CGIPassAuth is on for the guard.
+    - CONTEXT_PREFIX and CONTEXT_DOCUMENT_ROOT are missing outside the document root.
+    - PATH_TRANSLATED is the extra path below the document root; aliases and indexes are ignored.
+    - REDIRECT_URL and REDIRECT_QUERY_STRING are missing if the script's own request was redirected.
     """
     url = environ.get(b"PATH_INFO", b"")
     # Only mod_actions sets HANDLER, just before it redirects; it appends the script's URL to its own.
@@ -119,12 +90,12 @@ def _environ_of_script(environ: "Mapping[bytes, bytes]") -> "dict[bytes, bytes] 
     if not file:
         return None
     cut = len(_RENAMED)
-    script = {name[cut:]: value for name, value in environ.items() if name[:cut] == _RENAMED}
-    for name in _ADDED:
-        script.pop(name, None)
+    script = {}
     for name, value in environ.items():
         if name in _KEPT or name[:5] == b"HTTP_":
             script[name] = value
+        elif name[:cut] == _RENAMED and name[cut:] not in _ADDED:
+            script.setdefault(name[cut:], value)
     script[b"SCRIPT_FILENAME"] = file
     _divide(script, url, path[len(file) :])
     return script
@@ -157,19 +128,18 @@ def _file(path: bytes) -> bytes:
     return b""
 
 
-def _is_confined(file: bytes, environ: "Mapping[bytes, bytes]") -> bool:
-    """Return whether the file is below LIMITER_GUARD_ROOT.  If it is not, log it.
+def _is_confined(environ: "Mapping[bytes, bytes]", script: "Mapping[bytes, bytes]") -> bool:
+    """Return whether the script is below LIMITER_GUARD_ROOT, after links are resolved.  If not, log it.
 
-    Raises ValueError if LIMITER_GUARD_ROOT is no absolute path.
+    The guard's directory and the script's directory may both set it, and both values apply.  Users who
+    can change links before the script starts are trusted.
     """
-    for name in (_ROOT, _RENAMED + _ROOT):
-        root = environ.get(name)
+    for variables in (environ, script):
+        root = Settings(variables, GUARD).guard_root
         if not root:
             continue
-        if root[:1] != b"/":
-            raise ValueError(f"LIMITER_GUARD_ROOT={root!r:.200}: expected an absolute path")
-        real = _real(file)
-        if not real.startswith(_real(root).rstrip(b"/") + b"/"):
+        real = _real(script[b"SCRIPT_FILENAME"])
+        if not real.startswith(_real(root.encode("utf-8", "surrogateescape")).rstrip(b"/") + b"/"):
             log(f"{real!r} is not run: it is not below LIMITER_GUARD_ROOT={root!r}")
             return False
     return True
@@ -184,41 +154,31 @@ def _real(path: bytes) -> bytes:
         posix.close(number)
 
 
-def _supervisor(environ: "Mapping[bytes, bytes]") -> "Supervisor | None":
-    """Return the supervisor that runs the script; None if the guard becomes the script."""
-    value = environ.get(_SUPERVISE) or b"0"
-    if value == b"0":
-        return None
-    if value != b"1":
-        raise ValueError(f"LIMITER_SUPERVISE={value!r:.200}: expected 1 or 0")
-    from limiter.scripts.supervise import Supervisor
-
-    return Supervisor(environ)
-
-
-def _start(script: "dict[bytes, bytes]", supervisor: "Supervisor | None") -> None:
-    """Let the script answer.  Returns or raises OSError only if the script cannot be started."""
+def _start(
+    environ: "Mapping[bytes, bytes]", script: "dict[bytes, bytes]", settings: Settings
+) -> "NoReturn":
+    """Let the script answer.  Raises OSError if it cannot be started."""
     parent = posix.getppid()
     if is_stuck() and posix.fork():
         # A process with a stuck thread cannot become another program: execve would wait for the thread.
         # A child does not have that thread.
         hang_up()
         posix._exit(0)
-    if supervisor is None:
+    if settings.supervise == "0":
         _become(script, parent)
-        return
+    from limiter.scripts.supervise import supervise
+
     script.setdefault(b"PYTHONFAULTHANDLER", b"1")
-    supervisor.run(lambda: _become(script, parent))
+    supervise(environ, settings.script_timeout, lambda: _become(script, parent))
 
 
-def _become(script: "dict[bytes, bytes]", parent: int) -> None:
-    """Execute the script in its directory.  Returns or raises OSError only if that fails."""
+def _become(script: "dict[bytes, bytes]", parent: int) -> "NoReturn":
+    """Execute the script in its directory.  Raises OSError if that fails."""
     _restore_signals(parent)
     file = script[b"SCRIPT_FILENAME"]
     posix.chdir(file.rpartition(b"/")[0] or b"/")
     if file.endswith(b".php"):
         _become_php(script)
-        return
     # The words of a query without "=" are arguments (RFC 3875, 4.4).
     arguments: list[bytes | str] = [file, *sys.argv[1:]]
     try:
@@ -227,7 +187,8 @@ def _become(script: "dict[bytes, bytes]", parent: int) -> None:
         advice = _ADVICE.get(error.errno or 0)
         if not advice:
             raise
-        raise OSError(error.errno, f"{error.strerror} ({advice})") from error
+        name = text_of(script, "SCRIPT_FILENAME")
+        raise OSError(error.errno, f"{error.strerror} ({advice})", name) from error
 
 
 def _restore_signals(parent: int) -> None:
@@ -246,7 +207,7 @@ def _restore_signals(parent: int) -> None:
             _signal.signal(signal, _signal.SIG_DFL)
 
 
-def _become_php(script: "dict[bytes, bytes]") -> None:
+def _become_php(script: "dict[bytes, bytes]") -> "NoReturn":
     script.setdefault(b"REDIRECT_STATUS", b"200")  # php-cgi runs nothing without it
     # With REDIRECT_URL set, php-cgi would run PATH_TRANSLATED as the script.
     script.pop(b"REDIRECT_URL", None)
@@ -257,4 +218,5 @@ def _become_php(script: "dict[bytes, bytes]") -> None:
             posix.execve(place + _PHP, [place + _PHP], script)
         except FileNotFoundError:
             pass
-    raise FileNotFoundError(ENOENT, "php-cgi is not installed (apt-get install php-cgi)")
+    advice = "php-cgi is not installed (apt-get install php-cgi)"
+    raise FileNotFoundError(ENOENT, advice, text_of(script, "SCRIPT_FILENAME"))

@@ -1,22 +1,11 @@
 """The door for a load balancer: it reports whether this web server can admit hits now.
 
-The check does the same as the first hit of a new application, with the same code.  It makes a slot,
-lists it, claims it by a rename, and then removes it.  So it needs everything from the store that a hit
-ever needs, including room for a new application.  It works in ``ROOT/.new-health-UNIQUE``, a directory
-that nothing else reads.  So no app_id is counted, any number of balancers may check any number of web
-servers, and no answer depends on another.  If the check is killed, or the store fails halfway, a later
-sweep removes what is left.
+The check makes, lists, claims and removes a slot, as the first hit of a new application does.  It works
+in ``ROOT/.new-health-UNIQUE``, a directory that nothing else reads.  So no app_id is counted, and checks
+do not disturb each other.  If a check is killed, a later sweep removes what is left.
 
-It reports the state of this server only; the balancer decides what to do:
-
-* If there are several stores, all of them must work, because each has a part of the app_ids.
-* ``LIMITER_ON_ERROR=admit`` and ``LIMITER_MODE=shadow`` make no difference.  A balancer that has a
-  choice should prefer a server that can enforce its limits.
-* ``LIMITER_MODE=off`` makes a difference: no request needs a store then, so none is called.
-
-If all servers lose the same store, all of them answer 503.  A balancer that should still pass on
-requests then, for example for the app_ids of the other stores, needs a server of last resort that it
-does not check.
+All stores must work, because each has a part of the app_ids.  With ``LIMITER_MODE=off`` no store is
+called, because no request needs one.  docs/apache.md says what the answers mean.
 """
 
 import posix
@@ -47,24 +36,19 @@ _ASIDE = ".new-health-"
 def health() -> "NoReturn":
     """Answer 200 if a hit could be admitted, else 503 with the name of the reason, and end the process.
 
-    The answer comes within LIMITER_TIMEOUT.  The name is that of the error's number (errno(3): ENOSPC,
-    ENOTCONN, ETIMEDOUT for an unresponsive store), ``settings`` for a mistake in the settings, or
-    ``internal`` for a mistake in this program.  The full reason is one log line.  Of the request, only
-    the method HEAD makes a difference.
+    The answer comes within LIMITER_TIMEOUT.  The name is that of the error's number (errno(3)),
+    ``settings`` for a mistake in the settings, or ``internal`` for a mistake in this program.  The full
+    reason is one log line.  Of the request, only the method HEAD makes a difference.
     """
     environ = posix.environ
-
-    def late(error: StoreError) -> "NoReturn":
-        _end(environ, _fail(environ, error))
-
     try:
         settings = Settings(environ)
-        Key(settings.key, settings.proxies)
+        Key(settings.key, settings.trusted_proxies)
         if settings.mode != "off":
-            watch_call(settings.timeout, late, _try, settings)
+            watch_call(settings.timeout, lambda error: _fail(environ, error), _try, settings)
     except Exception as error:
-        _end(environ, _fail(environ, error))
-    _end(environ, "")
+        _fail(environ, error)
+    _end(environ, OK, body(OK))
 
 
 def _try(settings: Settings) -> None:
@@ -74,8 +58,8 @@ def _try(settings: Settings) -> None:
 
         look_up(settings.apps, _NOBODY)
     else:
-        parse(settings.share(settings.limits))
-    for root in settings.roots or (settings.root(_NOBODY),):
+        parse(settings.share(settings.limit))
+    for root in settings.root or (settings.store(_NOBODY),):
         patiently(_claim, Store(root))
 
 
@@ -96,21 +80,19 @@ def _claim(store: Store) -> None:
         raise StoreError.of(error, path) from error
 
 
-def _fail(environ: "Mapping[bytes, bytes]", error: Exception) -> str:
-    """Report the error, and return the name of the reason."""
-    report_problem(environ, error, lambda reason: log(f"health: {reason}"), SERVICE_UNAVAILABLE)
-    if isinstance(error, ValueError):
-        return "settings"
+def _fail(environ: "Mapping[bytes, bytes]", error: Exception) -> "NoReturn":
+    """Report the error, answer 503 with the name of the reason, and end the process."""
     import errno
 
-    return errno.errorcode.get(getattr(error, "errno", None) or 0, "internal")
+    report_problem(environ, error, lambda reason: log(f"health: {reason}"), SERVICE_UNAVAILABLE)
+    reason = errno.errorcode.get(getattr(error, "errno", None) or 0, "internal")
+    if isinstance(error, ValueError):
+        reason = "settings"
+    message = body(SERVICE_UNAVAILABLE)[:-1] + f', "reason": "{reason}"}}'.encode()
+    _end(environ, SERVICE_UNAVAILABLE, message)
 
 
-def _end(environ: "Mapping[bytes, bytes]", reason: str) -> "NoReturn":
-    status = SERVICE_UNAVAILABLE if reason else OK
-    message = body(status)
-    if reason:
-        message = message[:-1] + f', "reason": "{reason}"}}'.encode()
+def _end(environ: "Mapping[bytes, bytes]", status: str, message: bytes) -> "NoReturn":
     head = header([("Status", status), *fields(status, None)]) + b"\n"
     if write(head if environ.get(b"REQUEST_METHOD") == b"HEAD" else head + message):
         Body(environ).drain()

@@ -5,13 +5,11 @@ Apache writes one line about a request, and waits for the answer::
     ADDRESS QUERY HEADER             %{REMOTE_ADDR} %{QUERY_STRING} %{HTTP:...}
     STATUS|POLICY|RATELIMIT|RETRY    429|"10-per-1s";q=10;w=1|"10-per-1s";r=0;t=1|1
 
-QUERY is the query string as sent, and contains no blanks.  HEADER may contain blanks: it is the header
-that the key is taken from, else X-Forwarded-For.  Both may be empty.  In an answer, all fields except
-the status may be empty.
+QUERY is the query string as sent.  HEADER is the header that the key is taken from, else X-Forwarded-For.
+Both may be empty, and only HEADER may contain blanks.  All fields of an answer but the status may be empty.
 
-The settings are arguments, as for env(1), because the program gets the environment of Apache's parent
-process, without the variables of SetEnv.  Apache starts it as root.  Before it touches the store, it
-becomes the owner of the store.
+The settings are arguments, because the program gets the environment of Apache's parent process, without
+the variables of SetEnv.  Apache starts it as root.
 """
 
 import errno
@@ -25,7 +23,7 @@ from limiter.core.privileges import become_owner
 from limiter.core.store import Store, StoreError
 from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
 from limiter.report.problems import report_denial, report_problem
-from limiter.request.gate import Gate
+from limiter.request.long_running import LongRunningGate
 from limiter.request.response import INTERNAL_SERVER_ERROR, fields
 
 TYPE_CHECKING = False
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from limiter.core.hit import Decision
-    from limiter.request.verdict import Verdict
+    from limiter.request.gate import Verdict
 
 _FORWARDED = b"HTTP_X_FORWARDED_FOR"
 _ADDRESS = b"REMOTE_ADDR"
@@ -65,19 +63,19 @@ def answer_all(requests: "Iterable[bytes]", answers: "BinaryIO", environ: "dict[
     except ValueError as error:
         gate = error
     for line in requests:
-        answers.write(_line(*_judge(gate, line, environ)))
+        answers.write(_line(*_verdict(gate, line, environ)))
         answers.flush()
 
 
-class _Gate(Gate):
+class _Gate(LongRunningGate):
     """A gate that calls the store only as its owner."""
 
     def __init__(self, environ: "dict[bytes, bytes]") -> None:
         super().__init__(environ)
         variable = self.key.variable
-        if variable is not None and variable != _ADDRESS and self._settings.key.startswith("env:"):
+        if variable is not None and variable != _ADDRESS and self.settings.key.startswith("env:"):
             raise ValueError(
-                f"LIMITER_KEY={self._settings.key!r:.200}: Apache asks before it has any other variable"
+                f"LIMITER_KEY={self.settings.key!r:.200}: Apache asks before it has any other variable"
                 " than REMOTE_ADDR (take that, a header or a parameter)"
             )
         self.header = _FORWARDED if variable in (None, _ADDRESS) else variable
@@ -85,7 +83,7 @@ class _Gate(Gate):
     def hit(self, limits: str, app_id: str) -> "Decision":
         """Count a hit, never as root."""
         if os.geteuid() == 0:
-            root = self._settings.root(app_id)
+            root = self.settings.store(app_id)
             become_owner(root)
             if os.geteuid() == 0:
                 must_exist(Store(root))
@@ -93,24 +91,23 @@ class _Gate(Gate):
         return super().hit(limits, app_id)
 
 
-def _judge(gate: "_Gate | ValueError", line: bytes, environ: "dict[bytes, bytes]") -> "Verdict":
+def _verdict(gate: "_Gate | ValueError", line: bytes, environ: "dict[bytes, bytes]") -> "Verdict":
     def request() -> "dict[bytes, bytes]":
         return {**environ, b"QUERY_STRING": line.partition(b" ")[2].partition(b" ")[0]}
 
-    def tell_log(problem: "Exception | str") -> None:
+    def log_problem(problem: "Exception | str") -> None:
         report_problem(request(), problem, log)
 
     if isinstance(gate, ValueError):
-        tell_log(gate)
+        log_problem(gate)
         return INTERNAL_SERVER_ERROR, None
 
     def find() -> "str | None":
         address, query, header = line.rstrip(b"\n").split(b" ", 2)
         return gate.key.find({_ADDRESS: address, gate.header: header}.get, query)
 
-    verdict = gate.judge(find, tell_log)
-    if verdict[0][0] == "4" and environ.get(b"LIMITER_LOG_LEVEL") == b"warning":
-        report_denial(request(), verdict[0])
+    verdict = gate.verdict(find, log_problem)
+    report_denial(verdict[0], environ.get(b"LIMITER_LOG_LEVEL"), request)
     return verdict
 
 

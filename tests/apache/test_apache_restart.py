@@ -12,7 +12,7 @@ from threading import Event
 
 import pytest
 
-from tests.apache_server import MPMS, Server, apache, wait_until
+from tests.apache_server import MPMS, Server, apache, contents, wait_until
 
 pytestmark = pytest.mark.one_python
 
@@ -24,9 +24,9 @@ BEGUN = "resuming normal operations"
 """What Apache logs when it is ready for the next restart: earlier signals are forgotten."""
 
 
-@pytest.fixture(params=MPMS)
+@pytest.fixture(scope="module", params=MPMS)
 def server(request: pytest.FixtureRequest, installed: Path) -> Iterator[Server]:
-    """A server with one guarded file."""
+    """A server with one guarded file.  It stops while a client is still connected."""
     site = f"""
         Alias "/api/" "{installed}/"
         <Directory "{installed}">
@@ -35,29 +35,10 @@ def server(request: pytest.FixtureRequest, installed: Path) -> Iterator[Server]:
     """
     with apache(request.param, installed, SETTINGS, after=site, modules=MODULES) as server:
         yield server
-
-
-def maps(server: Server) -> set[int]:
-    """Return the map programs of a server, and the copies that they have left."""
-    return {
-        int(process.name)
-        for process in Path("/proc").glob("[0-9]*")
-        if b"/rewritemap\0" in contents(process / "cmdline") and session(process) == server.pid
-    }
-
-
-def session(process: Path) -> int:
-    """Return the session of a process: all of Apache's are in one, named after its first process."""
-    fields = contents(process / "stat").rpartition(b")")[2].split()
-    return int(fields[3]) if fields else 0
-
-
-def contents(path: Path) -> bytes:
-    """Return the contents of a file of a process, which may have ended."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
+        assert len(server.maps()) == 1
+        client = socket.create_connection(("127.0.0.1", server.port))
+    client.close()
+    assert not server.maps()
 
 
 def restart(server: Server) -> None:
@@ -65,11 +46,11 @@ def restart(server: Server) -> None:
 
     Wait until it has restarted, and has a map program that handles the signal to end.
     """
-    before = maps(server)
+    before = server.maps()
     begun = server.logged().count(BEGUN)
 
     def is_anew() -> bool:
-        new = [it for it in maps(server) - before if status(it, "PPid") == str(server.pid)]
+        new = [it for it in server.maps() - before if status(it, "PPid") == str(server.pid)]
         return server.logged().count(BEGUN) > begun and any(map(leaves_a_copy, new))
 
     os.kill(server.pid, signal.SIGUSR1)
@@ -90,19 +71,19 @@ def leaves_a_copy(program: int) -> bool:
     return bool(int(status(program, "SigCgt") or "0", 16) >> signal.SIGTERM - 1 & 1)
 
 
-def test_who_began_to_ask_before_a_restart_is_answered_after_it(server: Server) -> None:
+def test_a_request_that_began_before_a_restart_is_answered_after_it(server: Server) -> None:
     assert server.ask(PATH).status == 200
-    (before,) = maps(server)
+    (before,) = server.maps()
     with socket.create_connection(("127.0.0.1", server.port), timeout=120) as connection:
         connection.sendall(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\n".encode())
         wait_until(lambda: is_read(connection))
         restart(server)
         restart(server)
-        assert before not in maps(server)
-        assert len(maps(server)) > 1
+        assert before not in server.maps()
+        assert len(server.maps()) > 1
         connection.sendall(b"Connection: close\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
-    wait_until(lambda: len(maps(server)) == 1)
+    wait_until(lambda: len(server.maps()) == 1)
 
 
 def is_read(connection: socket.socket) -> bool:
@@ -130,17 +111,8 @@ def test_restarts_under_load_refuse_nobody(server: Server) -> None:
         try:
             for _ in range(RESTARTS):
                 restart(server)
-                wait_until(lambda: len(maps(server)) == 1)
+                wait_until(lambda: len(server.maps()) == 1)
         finally:
             over.set()
         statuses = [status for statuses in answers for status in statuses]
     assert set(statuses) == {200}
-
-
-@pytest.mark.parametrize("mpm", MPMS)
-def test_stop_right_after_the_start_leaves_nothing(mpm: str, installed: Path) -> None:
-    # mod_cgid's daemon does not end if it gets the signal right after its start.
-    modules = (*MODULES, "cgi")
-    with apache(mpm, installed, SETTINGS, without=("cgid",), modules=modules) as server:
-        pass  # at the end it waits for the last process
-    assert not maps(server)

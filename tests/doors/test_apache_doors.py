@@ -1,13 +1,10 @@
-"""All doors at once share one limit, and each gives the configured verdict when the store fails."""
+"""All doors at once share one limit, and each gives the configured answer when the store fails."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
@@ -16,20 +13,103 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.apache_server import MPMS, Reply, Server, wait_until
-from tests.every_door import BODY, CGI, DOORS, doors
+from tests.apache_server import (
+    MPMS,
+    THROUGH,
+    Reply,
+    Server,
+    apache,
+    assert_answer,
+    back_end,
+    own_store,
+    wait_until,
+)
+from tests.disks import small_disk
 from tests.hanging import hanging_mount
-from tests.places import new_root
+from tests.places import temporary
 
 pytestmark = pytest.mark.one_python
 
+DOORS = {
+    "check": "/cgi-bin/check.py",
+    "file": "/map/file.txt",
+    "proxy": "/map/proxy/",
+    "php": "/guard/page.php",
+    "ruby": "/guard/page.rb",
+    "perl": "/guard/page.pl",
+    "python": "/guard/page.py",
+    "wsgi": "/wsgi/",
+}
+"""The name of each door, and its URL path."""
+
+CGI = ("check", "php", "ruby", "perl", "python")
+"""The doors that start a process for each request."""
+
+_PAGES = {
+    "page.php": "<?php header('Content-Type: text/plain'); echo 'through';",
+    "page.rb": '#!/usr/bin/ruby\nprint "Content-Type: text/plain\\n\\nthrough"\n',
+    "page.pl": '#!/usr/bin/perl\nprint "Content-Type: text/plain\\n\\nthrough";\n',
+    "page.py": "#!/usr/bin/python3\nprint('Content-Type: text/plain\\n\\nthrough', end='')\n",
+}
+_NEEDED = ("/usr/bin/php-cgi", "/usr/bin/ruby", "/usr/bin/perl", "/usr/lib/apache2/modules/mod_wsgi.so")
+_APPLICATION = """\
+from limiter.wsgi import RateLimit
+
+def page(_, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"through"]
+
+application = RateLimit(page)
+"""
+_BEFORE = 'Define LIMITER_PATHS "^/map/"\n'
+_SITE = """\
+DocumentRoot "{site}"
+<Directory "{site}">
+    Require all granted
+</Directory>
+<Directory "{site}/guard">
+    SetHandler limited
+</Directory>
+ProxyPass "/map/proxy/" "http://127.0.0.1:{port}/"
+WSGIDaemonProcess wsgi processes=2 threads=4 python-path={home}
+WSGIScriptAlias "/wsgi" "{site}/page.wsgi" process-group=wsgi application-group=%{{GLOBAL}}
+<Location "/wsgi">
+    SetEnv LIMITER_ROOT "${{LIMITER_ROOT}}"
+    SetEnv LIMITER_LIMIT "${{LIMITER_LIMIT}}"
+    SetEnv LIMITER_ON_ERROR "${{LIMITER_ON_ERROR}}"
+    SetEnv LIMITER_TIMEOUT "${{LIMITER_TIMEOUT}}"
+</Location>
+"""
+_MODULES = ("actions", "proxy", "proxy_http", "rewrite", "wsgi")
+
+
+@contextmanager
+def doors(home: Path, settings: Mapping[str, str], mpm: str = "event") -> Iterator[Server]:
+    """Run it with this installation and these definitions.  Skip the test if a language is missing."""
+    for file in _NEEDED:
+        if not Path(file).exists():
+            pytest.skip(f"{file} is not installed")
+    with temporary("/tmp") as site, back_end() as port:
+        _furnish(site)
+        after = _SITE.format(site=site, home=home, port=port)
+        with apache(mpm, home, settings, _BEFORE, after=after, modules=_MODULES) as server:
+            yield server
+
+
+def _furnish(site: Path) -> None:
+    (site / "page.wsgi").write_text(_APPLICATION)
+    (site / "map").mkdir()
+    (site / "map/file.txt").write_bytes(THROUGH)
+    (site / "guard").mkdir()
+    for name, text in _PAGES.items():
+        page = site / "guard" / name
+        page.write_text(text)
+        page.chmod(0o755)
+
+
 CLIENTS = 8
 SECOND = 10**9
-MESSAGES = {
-    401: b'{"message": "Unauthorized"}',
-    429: b'{"message": "Too Many Requests"}',
-    500: b'{"message": "Internal Server Error"}',
-}
+POLICY = '"20-per-3600s";q=20;w=3600'
 
 
 class Answer(NamedTuple):
@@ -40,25 +120,14 @@ class Answer(NamedTuple):
     status: int
 
 
-@pytest.fixture(scope="module")
-def server(installed: Path) -> Iterator[Server]:
-    """A server with every door."""
-    with doors(installed, {"LIMITER_LIMIT": "20/hour"}) as it:
-        yield it
-
-
 def url(door: str, app: str) -> str:
     return f"{DOORS[door]}?app_id={app}"
 
 
 def assert_through(door: str, reply: Reply) -> None:
     assert reply.status == 200
-    assert reply.body == (b'{"message": "OK"}' if door == "check" else BODY.encode())
-
-
-def assert_refused(reply: Reply, status: int) -> None:
-    assert (reply.status, reply.body) == (status, MESSAGES[status])
-    assert reply.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert reply.body == (b'{"message": "OK"}' if door == "check" else THROUGH)
+    assert "Retry-After" not in reply.headers
 
 
 def ask_at_all(server: Server, app: str, is_enough: Callable[[list[int]], bool]) -> list[Answer]:
@@ -79,26 +148,31 @@ def ask_at_all(server: Server, app: str, is_enough: Callable[[list[int]], bool])
     return answers
 
 
+@pytest.fixture(scope="module", params=MPMS)
+def server(request: pytest.FixtureRequest, installed: Path) -> Iterator[Server]:
+    """A server with every door, whose threads or processes call the map."""
+    with doors(installed, {"LIMITER_LIMIT": "20/hour"}, request.param) as it:
+        yield it
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_every_door_admits_denies_and_challenges(server: Server, door: str) -> None:
     replies = [server.ask(url(door, f"only-{door}")) for _ in range(21)]
     for left, reply in zip(range(19, -1, -1), replies):
         assert_through(door, reply)
-        told = re.match(r'"20-per-3600s";r=(\d+);t=', reply.headers["RateLimit"])
-        assert told
+        assert reply.headers.get_all("RateLimit-Policy") == [POLICY]
+        standing = re.match(r'"20-per-3600s";r=(\d+);t=', reply.headers["RateLimit"])
+        assert standing
         # A long-running process claims without looking, so it does not know all claims of others.
-        assert left <= int(told[1]) <= (left if door in CGI else 19)
-    assert_refused(replies[20], 429)
+        assert left <= int(standing[1]) <= (left if door in CGI else 19)
+    assert_answer(replies[20], 429)
     assert 3500 < int(replies[20].headers["Retry-After"]) <= 3600
-    assert_refused(server.ask(DOORS[door]), 401)
-    assert_refused(server.ask(url(door, "a&app_id=b")), 401)
+    assert_answer(server.ask(DOORS[door]), 401)
+    assert_answer(server.ask(url(door, "a&app_id=b")), 401)
 
 
-@pytest.mark.parametrize("mpm", MPMS)
-def test_all_doors_together_admit_exactly_the_limit(installed: Path, mpm: str) -> None:
-    """This holds whether threads or processes call the map."""
-    with doors(installed, {"LIMITER_LIMIT": "20/hour"}, mpm) as server:
-        answers = ask_at_all(server, "together", lambda statuses: len(statuses) >= 100)
+def test_all_doors_together_admit_exactly_the_limit(server: Server) -> None:
+    answers = ask_at_all(server, "together", lambda statuses: len(statuses) >= 100)
     statuses = [answer.status for answer in answers]
     assert (statuses.count(200), statuses.count(429)) == (20, len(answers) - 20)
 
@@ -131,74 +205,25 @@ def test_all_doors_together_keep_to_the_second(installed: Path) -> None:
 # A store that fails.
 
 
-@contextmanager
-def removed(root: Path) -> Iterator[None]:
-    """The store is gone."""
-    aside = root.rename(root.with_name("aside"))
-    yield
-    aside.rename(root)
-
-
-@contextmanager
-def forbidden(root: Path) -> Iterator[None]:
-    """Apache no longer owns the store."""
-    root.chmod(0)
-    yield
-    root.chmod(0o700)
-
-
-@contextmanager
-def full(root: Path) -> Iterator[None]:
-    """Its disk has no room for another file.  An application that has its files already needs none."""
-    files = [root.with_name(f"{number}.file") for number in range(os.statvfs(root).f_ffree)]
-    for file in files:
-        file.touch()
-    yield
-    for file in files:
-        file.unlink()
-
-
-@contextmanager
-def small_disk() -> Iterator[Path]:
-    """A store on a disk that is small enough to fill."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make a disk that is small enough to be filled")
-    place = new_root("/tmp")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=200", "tmpfs", place], check=True)
-    try:
-        place.chmod(0o755)
-        yield own_store(place)
-    finally:
-        subprocess.run(["umount", place], check=True)
-        place.rmdir()
-
-
-def own_store(place: Path) -> Path:
-    root = new_root(str(place))
-    if os.geteuid() == 0:
-        shutil.chown(root, "www-data")
-    return root
-
-
-@pytest.mark.parametrize("verdict", ["deny", "admit"])
-def test_a_store_that_fails_gives_the_configured_verdict_until_it_is_back(
-    installed: Path, verdict: str
-) -> None:
-    failures = (removed, forbidden, full)
-    with small_disk() as root:
-        settings = {"LIMITER_ROOT": str(root), "LIMITER_LIMIT": "20/hour", "LIMITER_ON_ERROR": verdict}
+def test_a_store_that_fails_gives_500_until_it_is_back(installed: Path) -> None:
+    """Each failure meets an unknown application: a full disk has room for a known one."""
+    with small_disk() as disk:
+        root = own_store(disk.path)
+        away = root.with_name("away")
+        failures: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+            "removed": (lambda: root.rename(away), lambda: away.rename(root)),
+            "forbidden": (lambda: root.chmod(0), lambda: root.chmod(0o700)),
+            "full": (disk.fill, disk.empty),
+        }
+        settings = {"LIMITER_ROOT": str(root), "LIMITER_LIMIT": "20/hour"}
         with doors(installed, settings) as server:
-            for failure in failures:
-                with failure(root):
-                    for door in DOORS:
-                        reply = server.ask(url(door, f"unknown-{failure.__name__}"))
-                        if verdict == "deny":
-                            assert_refused(reply, 500)
-                        else:
-                            assert_through(door, reply)
-                            assert "RateLimit" not in reply.headers
+            for name, (fail, repair) in failures.items():
+                fail()
                 for door in DOORS:
-                    reply = server.ask(url(door, f"known-{failure.__name__}"))
+                    assert_answer(server.ask(url(door, f"unknown-{name}")), 500)
+                repair()
+                for door in DOORS:
+                    reply = server.ask(url(door, f"known-{name}"))
                     assert_through(door, reply)
                     assert "RateLimit" in reply.headers
     lines = [line for line in server.log.splitlines() if "limiter: StoreError: " in line]
@@ -210,9 +235,9 @@ def ask_until_counted(server: Server) -> None:
     wait_until(lambda: all("RateLimit" in server.ask(url(door, "acme")).headers for door in DOORS))
 
 
-@pytest.mark.parametrize("verdict", ["deny", "admit"])
-def test_a_store_that_is_silent_gives_the_configured_verdict_meanwhile(
-    installed: Path, verdict: str
+@pytest.mark.parametrize(("mpm", "on_error"), [("event", "deny"), ("prefork", "admit")])
+def test_an_unresponsive_store_gives_the_configured_answer_meanwhile(
+    installed: Path, mpm: str, on_error: str
 ) -> None:
     """When the store answers again, it is called again: no request is admitted uncounted for good."""
     timeout = 0.5
@@ -220,10 +245,10 @@ def test_a_store_that_is_silent_gives_the_configured_verdict_meanwhile(
         settings = {
             "LIMITER_ROOT": str(own_store(mount.path)),
             "LIMITER_LIMIT": "1000/hour fixed",
-            "LIMITER_ON_ERROR": verdict,
+            "LIMITER_ON_ERROR": on_error,
             "LIMITER_TIMEOUT": str(timeout),
         }
-        with doors(installed, settings) as server:
+        with doors(installed, settings, mpm) as server:
 
             def ask(door: str) -> tuple[Reply, float]:
                 begin = time.monotonic()
@@ -237,12 +262,14 @@ def test_a_store_that_is_silent_gives_the_configured_verdict_meanwhile(
                 for door, (reply, took) in zip(DOORS, replies):
                     # A long-running process may know already that the store does not answer.
                     assert door not in CGI or took >= timeout
-                    if verdict == "deny":
-                        assert_refused(reply, 500)
+                    if on_error == "deny":
+                        assert_answer(reply, 500)
                     else:
                         assert_through(door, reply)
+                        assert "RateLimit" not in reply.headers
+                mount.wait_until_stuck()
             finally:
                 mount.release()
             ask_until_counted(server)
-    silent = f"limiter: StoreError: [Errno 110] The store did not answer within {timeout:g} s (LIMITER_TIMEOUT)"
-    assert server.log.count(silent) >= len(DOORS), server.log
+    line = f"limiter: StoreError: [Errno 110] The store did not answer within {timeout:g} s (LIMITER_TIMEOUT)"
+    assert server.log.count(line) >= len(DOORS), server.log

@@ -3,128 +3,103 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
-from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 import limiter.request.response
-from tests.doors.staged import CASES, DOORS, NOBODY, Stage, errnos, judge, open_door, status_of
-from tests.faults import HARD, SOFT, Ended, fail, play
+from tests.conftest import NOBODY
+from tests.doors.doors import DOORS_AND_HIT, Door, Request
+from tests.doors.law_f1 import CASES, Stage, errnos, judge, status_of
+from tests.faults import HARD, SOFT, fail, play, run
+
+LASTING = ("register-fresh", "segment", "default-store")
+"""The scenes that are also played with a store that fails from one call on."""
+
+both_verdicts = pytest.mark.parametrize("on_error", ["deny", "admit"])
 
 
 @pytest.mark.one_python
-@pytest.mark.parametrize("on_error", ["deny", "admit"])
-@pytest.mark.parametrize(("door", "name"), CASES)
-def test_f1_every_call_at_every_door(script_root: str, door: str, name: str, on_error: str) -> None:
-    stage = Stage(script_root, door, name, on_error)
+@both_verdicts
+@pytest.mark.parametrize(
+    ("door", "name", "is_lasting"),
+    [(*case, False) for case in CASES] + [(*case, True) for case in CASES if case[1] in LASTING],
+)
+def test_f1_every_call_at_every_door(
+    root: str, door: str, name: str, is_lasting: bool, on_error: str
+) -> None:
+    """After a lasting fault, nothing can be given back or tidied up, and no error is a lost race."""
+    stage = Stage(root, door, name, on_error)
     case = CASES.index((door, name))
     struck = set()
     for call in range(1000):
         for number in errnos(case + call, on_error):
-            ended = stage.play(call, number)
-            judge(stage, ended, number)
+            ended = stage.play(call, number, is_lasting)
+            if stage.is_in_store(ended):
+                struck.add(ended.struck)
+            elif is_lasting:
+                continue
+            judge(stage, ended, number, is_lasting)
             if not ended.struck:
                 break
         if not ended.struck:
             break
-        if ended.target.startswith(f"{stage.place}/"):
-            struck.add(ended.struck)
     assert struck == set(stage.scene.calls.split())
 
 
-# Faults outside the store
-
-
-@pytest.mark.parametrize("on_error", ["deny", "admit"])
+@both_verdicts
 @pytest.mark.parametrize("number", HARD + SOFT, ids=errno.errorcode.__getitem__)
-def test_a_form_that_cannot_be_read(root: str, number: int, on_error: str) -> None:
-    """The app_id is unknown: 500, regardless of LIMITER_ON_ERROR."""
+def test_a_form_that_cannot_be_read_is_500(root: str, number: int, on_error: str) -> None:
+    """The app_id is unknown, so LIMITER_ON_ERROR does not matter."""
     stage = Stage(root, "check", "furnished", on_error)
-    form = {
-        "REQUEST_METHOD": "POST",
-        "QUERY_STRING": "",
-        "CONTENT_TYPE": "application/x-www-form-urlencoded",
-        "CONTENT_LENGTH": "11",
-    }
-    variables = {**stage.lay_out(), **form}
-
-    def ask() -> None:
-        with open(f"{root}/form", "w+b") as body:
-            body.write(b"app_id=acme")
-            body.seek(0)
-            os.dup2(body.fileno(), 0)
-        open_door("check", variables)
-
-    ended = play(ask, 0, fail(number))
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    request = Request(stage.lay_out(), "", form, "POST", b"app_id=acme")
+    ended = play(partial(stage.door.open, request), 0, fail(number))
     assert (ended.struck, ended.target) == ("read", "0")
-    assert status_of("check", ended) == "500"
+    assert status_of(stage.door, ended) == "500"
     assert ended.log.count(b"\n") == 1
     assert b"[Errno %d] " % number in ended.log
     assert stage.counted == {1}
-    assert status_of("check", play(ask, 1000, fail(number))) == "200"
+    assert status_of(stage.door, run(partial(stage.door.open, request))) == "200"
     assert stage.counted == {2}
 
 
-@pytest.mark.parametrize("on_error", ["deny", "admit"])
-@pytest.mark.parametrize("door", DOORS)
-def test_a_log_that_is_full_changes_no_verdict(script_root: str, door: str, on_error: str) -> None:
-    stage = Stage(script_root, door, "furnished", on_error)
-    variables = stage.lay_out()
-
-    def ask() -> None:
-        os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
-        open_door(door, variables)
-
-    ended = _play_until_the_store_fails(stage, ask)
-    admits = on_error == "admit" and door != "hit"
-    assert status_of(door, ended) == ("200" if admits else "500")
+def _with_a_full_log(door: Door, request: Request) -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+    door.open(request)
 
 
-@pytest.mark.parametrize("on_error", ["deny", "admit"])
-@pytest.mark.parametrize("door", [door for door in DOORS if door != "hit"])
-def test_a_journal_has_the_one_line(script_root: str, door: str, on_error: str) -> None:
-    """The line is JSON, and goes where LIMITER_LOG says."""
-    stage = Stage(script_root, door, "furnished", on_error)
-    variables = {**stage.lay_out(), "LIMITER_LOG": "stderr"}
-    ended = _play_until_the_store_fails(stage, partial(open_door, door, variables))
-    assert status_of(door, ended) == ("200" if on_error == "admit" else "500")
-    assert ended.log.count(b"\n") == 1
-    assert f"[Errno {errno.EIO}] " in json.loads(ended.log)["reason"]
+@both_verdicts
+@pytest.mark.parametrize("door", DOORS_AND_HIT)
+def test_a_full_log_changes_no_verdict(root: str, door: str, on_error: str) -> None:
+    stage = Stage(root, door, "furnished", on_error)
+    act = partial(_with_a_full_log, stage.door, Request(stage.lay_out()))
+    played = (play(act, call, fail(errno.EIO)) for call in range(1000))
+    ended = next(ended for ended in played if stage.is_in_store(ended))
+    assert status_of(stage.door, ended) == ("200" if stage.admits else "500")
 
 
-def _play_until_the_store_fails(stage: Stage, ask: Callable[[], None]) -> Ended:
-    """Return the answer when EIO strikes the first call to the store."""
-    for call in range(1000):
-        ended = play(ask, call, fail(errno.EIO))
-        if ended.target.startswith(f"{stage.place}/"):
-            return ended
-    raise AssertionError("nothing is asked of the store")
+def _without_threads(door: Door, request: Request) -> None:
+    if os.geteuid() == 0:
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    door.open(request)
 
 
-@pytest.mark.parametrize("on_error", ["deny", "admit"])
-@pytest.mark.parametrize("door", DOORS)
-def test_no_thread_is_to_be_had(script_root: str, door: str, on_error: str) -> None:
-    """EAGAIN, from the real kernel: the store cannot be called, which is a failure like any other."""
-    stage = Stage(script_root, door, "furnished", on_error)
-    variables = stage.lay_out()
-
-    def ask() -> None:
-        if os.geteuid() == 0:
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-        open_door(door, variables)
-
-    ended = play(ask, 1000, fail(errno.EIO))
-    status = status_of(door, ended)
+@both_verdicts
+@pytest.mark.parametrize("door", DOORS_AND_HIT)
+def test_without_a_thread_the_store_has_failed(root: str, door: str, on_error: str) -> None:
+    """EAGAIN, from the real kernel: the store cannot be called."""
+    stage = Stage(root, door, "furnished", on_error)
+    ended = run(partial(_without_threads, stage.door, Request(stage.lay_out())))
+    status = status_of(stage.door, ended)
     if door == "hit":  # which waits for the store as long as it takes
         assert (status, ended.log) == ("200", b"")
         return
-    assert status == ("200" if on_error == "admit" else "500")
+    assert status == ("200" if stage.admits else "500")
     assert ended.log.count(b"\n") == 1
     assert b"thread" in ended.log
 
@@ -132,84 +107,44 @@ def test_no_thread_is_to_be_had(script_root: str, door: str, on_error: str) -> N
 # Each check is shown to fail.
 
 
-def _swallow(_: object) -> bool:
-    """Take every error for a lost race."""
-    return True
-
-
-def _call(function: Callable[..., object], *arguments: object) -> object:
-    """Call it exactly once, without retries."""
-    return function(*arguments)
-
-
 def _give_up(error: Exception, _: object) -> None:
-    """Take every fault for a lasting one."""
     raise error
 
 
-def _keep(*_: object) -> None:
-    """Give nothing back, tidy up nothing, or log nothing."""
+SABOTAGES: list[tuple[str, str, object]] = [
+    # Every error is taken for a lost race, or none for one that passes.
+    ("guard furnished deny", "core.store.is_lost", lambda _: True),
+    ("wsgi furnished deny", "core.retry.PASSING", ()),
+    (
+        "check register-fresh deny",
+        "request.register.patiently",
+        lambda function, *arguments: function(*arguments),
+    ),
+    ("hit fresh deny", "core.hit._survive", _give_up),
+    ("wsgi register-fresh admit", "core.store.StoreError.of", lambda error, _: FileNotFoundError(error)),
+    # A claim or a new directory is left behind.
+    ("hit two-limits deny", "core.hit.Attempt._give_back", lambda *_: None),
+    ("asgi fresh deny", "core.furnish._discard", lambda *_: None),
+    # The log does not say which error it was, says too much, or nothing.
+    ("rewritemap full deny", "report.problems.describe", lambda error: type(error).__name__),
+    ("guard stranger deny", "cgi.log", lambda reason: os.write(2, f"{reason}\nTraceback\n".encode())),
+    ("rewritemap furnished admit", "apache.rewrite_map.log", lambda *_: None),
+    # Half an answer, and HTML after it.
+    ("check full deny", "cgi.write", lambda data: os.write(1, data[: len(data) // 2])),
+    ("action full deny", "cgi.write", lambda data: os.write(1, data + b"<p>")),
+    # All is admitted that could not be decided.
+    ("wsgi full deny", "request.gate.Gate.failed", lambda *_: (limiter.request.response.OK, None)),
+    # A failure of the store is not known as one.
+    ("asgi fresh admit", "request.gate.StoreError", ZeroDivisionError),
+    ("hit default-store deny", "core.furnish.StoreError", ZeroDivisionError),
+]
 
 
-def _as_lost(error: OSError, _: str) -> OSError:
-    """Take every error for one that says that there is no such entry."""
-    return FileNotFoundError(*error.args)
-
-
-def _as_text(error: Exception) -> str:
-    """Leave out which error it was."""
-    return type(error).__name__
-
-
-def _halve(data: bytes) -> None:
-    """Write half of an answer."""
-    os.write(1, data[: len(data) // 2])
-
-
-def _write_page(data: bytes) -> None:
-    """Write HTML after an answer."""
-    os.write(1, data + b"<p>")
-
-
-def _print_traceback(reason: str) -> None:
-    """Also log where it happened."""
-    os.write(2, f"{reason}\nTraceback\n".encode())
-
-
-def _answer_ok(*_: object) -> tuple[str, None]:
-    """Admit all requests that could not be decided, and log nothing."""
-    return limiter.request.response.OK, None
-
-
-@pytest.mark.parametrize(
-    ("door", "name", "on_error", "sabotaged", "sabotage"),
-    [
-        ("guard", "furnished", "deny", "limiter.core.store.is_lost", _swallow),
-        ("wsgi", "furnished", "deny", "limiter.core.retry.PASSING", ()),
-        ("check", "register-fresh", "deny", "limiter.request.register.patiently", _call),
-        ("hit", "fresh", "deny", "limiter.core.hit._survive", _give_up),
-        ("wsgi", "register-fresh", "admit", "limiter.core.store.StoreError.of", _as_lost),
-        ("hit", "two-limits", "deny", "limiter.core.hit._give_back", _keep),
-        ("asgi", "fresh", "deny", "limiter.core.furnish._discard", _keep),
-        ("rewritemap", "full", "deny", "limiter.report.problems.describe", _as_text),
-        ("check", "full", "deny", "limiter.cgi.write", _halve),
-        ("action", "full", "deny", "limiter.cgi.write", _write_page),
-        ("guard", "stranger", "deny", "limiter.cgi.log", _print_traceback),
-        ("rewritemap", "furnished", "admit", "limiter.apache.rewrite_map.log", _keep),
-        ("wsgi", "full", "deny", "limiter.request.verdict.fail", _answer_ok),
-        ("asgi", "fresh", "admit", "limiter.request.verdict.StoreError", ZeroDivisionError),
-        ("hit", "default-store", "deny", "limiter.core.furnish.StoreError", ZeroDivisionError),
-    ],
-)
+@pytest.mark.parametrize(("case", "sabotaged", "instead"), SABOTAGES)
 def test_f1_at_a_door_is_seen_to_fail(
-    script_root: str,
-    monkeypatch: pytest.MonkeyPatch,
-    door: str,
-    name: str,
-    on_error: str,
-    sabotaged: str,
-    sabotage: object,
+    root: str, monkeypatch: pytest.MonkeyPatch, case: str, sabotaged: str, instead: object
 ) -> None:
-    monkeypatch.setattr(sabotaged, sabotage)
+    door, name, on_error = case.split()
+    monkeypatch.setattr(f"limiter.{sabotaged}", instead)
     with pytest.raises(AssertionError):
-        test_f1_every_call_at_every_door(script_root, door, name, on_error)
+        test_f1_every_call_at_every_door(root, door, name, False, on_error)

@@ -8,32 +8,19 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.doors.staged import Stage, errnos, judge
+from tests.doors.doors import ACTION, Request, action_variables
+from tests.doors.law_f1 import Stage, errnos, judge
 from tests.faults import Ended
 
 
-@dataclass
-class KernelCall:
-    """A call to the store, with a path relative to the stage's place.
-
-    ``ordinal`` counts the calls of this name in its thread; or, if ``is_among_its_paths``, only those
-    with this path.
-    """
-
-    name: str
-    path: str
-    ordinal: int
-    is_among_its_paths: bool
-
-
-def _strace(program: Path, variables: dict[str, str], trace: Path, *options: str) -> Ended:
+def _strace(program: Path, settings: dict[str, str], trace: Path, *options: str) -> Ended:
+    variables = action_variables(Request(settings))
     process = subprocess.run(
-        ["strace", "-f", "--quiet=all", "-o", trace, *options, program],
+        ["strace", "-f", "--quiet=all", "-o", trace, *options, program, *ACTION[1:]],
         env={name: value for name, value in variables.items() if value},
         capture_output=True,
         check=False,
@@ -42,8 +29,11 @@ def _strace(program: Path, variables: dict[str, str], trace: Path, *options: str
     return Ended("", "", process.returncode < 0, process.returncode, process.stdout, process.stderr)
 
 
-def _kernel_calls(stage: Stage, program: Path, trace: Path) -> list[KernelCall]:
+def _kernel_calls(stage: Stage, program: Path, trace: Path) -> list[tuple[str, str, int, bool]]:
     """Return each call to the store or the register that can be identified, when nothing fails.
+
+    That is its name, its path in the stage's place, and its ordinal among the calls of this name in its
+    thread; or, if the last part is true, among those with this path.
 
     strace counts calls per thread.  guard.py has a thread for the store beside the one that has loaded
     Python.  If both have made a call that often, only its path identifies it, if the path is predictable.
@@ -62,9 +52,9 @@ def _kernel_calls(stage: Stage, program: Path, trace: Path) -> list[KernelCall]:
         by_path[name, path] += 1
         others = [times for (it, other), times in made.items() if it == name and other != thread]
         if max(others, default=0) < ordinal:
-            calls.append(KernelCall(name, path, ordinal, False))
+            calls.append((name, path, ordinal, False))
         elif not path.startswith("store/.new-"):
-            calls.append(KernelCall(name, path, by_path[name, path], True))
+            calls.append((name, path, by_path[name, path], True))
     return calls
 
 
@@ -74,21 +64,21 @@ def _kernel_calls(stage: Stage, program: Path, trace: Path) -> list[KernelCall]:
 @pytest.mark.parametrize("name", ["register-fresh", "furnished", "full", "stranger"])
 @pytest.mark.parametrize(("door", "script"), [("check", "check.py"), ("action", "guard.py")])
 def test_f1_by_the_real_kernel(
-    installed: Path, script_root: str, tmp_path: Path, door: str, script: str, name: str, on_error: str
+    installed: Path, root: str, tmp_path: Path, door: str, script: str, name: str, on_error: str
 ) -> None:
-    stage = Stage(script_root, door, name, on_error)
+    stage = Stage(root, door, name, on_error)
     program, trace = installed / "cgi-bin" / script, tmp_path / "trace"
     calls = _kernel_calls(stage, program, trace)
     assert len(calls) >= len(stage.scene.calls.split())
-    for at, call in enumerate(calls):
+    for at, (call, relative, ordinal, is_among_its_paths) in enumerate(calls):
         for number in errnos(at, on_error):
-            variables = stage.lay_out()
-            path = f"{stage.place}/{call.path}"
-            options = ["-P", path] if call.is_among_its_paths else []
-            options += ["-e", f"inject={call.name}:error={errno.errorcode[number]}:when={call.ordinal}"]
-            ended = _strace(program, variables, trace, *options)
+            settings = stage.lay_out()
+            path = f"{stage.place}/{relative}"
+            options = ["-P", path] if is_among_its_paths else []
+            options += ["-e", f"inject={call}:error={errno.errorcode[number]}:when={ordinal}"]
+            ended = _strace(program, settings, trace, *options)
             assert trace.read_text().count("(INJECTED)") == 1
             # If closing a directory fails, it has been read all the same, so the call did no harm.
-            if call.name != "close" or not os.path.isdir(path):
-                ended.struck, ended.target = call.name, path
+            if call != "close" or not os.path.isdir(path):
+                ended.struck, ended.target = call, path
             judge(stage, ended, number)

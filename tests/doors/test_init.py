@@ -1,4 +1,4 @@
-"""The package: its names, and the docstring of each module."""
+"""The package: its names, and all its modules with this version of Python."""
 
 from __future__ import annotations
 
@@ -15,40 +15,27 @@ import limiter.core.store
 MODULES = {it.name for it in pkgutil.walk_packages(limiter.__path__, "limiter.")} - {"limiter.__main__"}
 
 
-def test_the_names_of_the_package() -> None:
-    """A program can import all that it needs from one place."""
-    from limiter import Decision, Limiter, Quota, StoreError
-
-    assert Limiter is limiter.core.limiter.Limiter
-    assert StoreError is limiter.core.store.StoreError
-    assert (Decision, Quota) == (limiter.core.hit.Decision, limiter.core.hit.Quota)
-    assert sorted(limiter.__all__) == ["Decision", "Limiter", "Quota", "StoreError"]
-
-
-def test_all_of_them() -> None:
-    """They can be imported with a star, too."""
+def test_a_program_can_import_all_from_one_place() -> None:
     names: dict[str, object] = {}
     exec("from limiter import *", names)
-    assert set(limiter.__all__) <= set(names)
+    del names["__builtins__"]
+    assert names == {
+        "Decision": limiter.core.hit.Decision,
+        "Limiter": limiter.core.limiter.Limiter,
+        "Quota": limiter.core.hit.Quota,
+        "StoreError": limiter.core.store.StoreError,
+    }
 
 
-@pytest.mark.parametrize("name", ["Limit", "limiters", "Store", "__path", "clock", "preload_"])
-def test_an_unknown_name(name: str) -> None:
-    """It is an AttributeError, as in any module; from-import makes it an ImportError."""
+@pytest.mark.parametrize("name", ["Limit", "__path"])
+def test_an_unknown_name_is_an_error_as_in_any_module(name: str) -> None:
     with pytest.raises(AttributeError, match=f"^module 'limiter' has no attribute '{name}'$"):
         getattr(limiter, name)
     with pytest.raises(ImportError):
         exec(f"from limiter import {name}")
 
 
-def test_the_version() -> None:
-    """Numbers, separated by dots."""
-    assert all(part.isdecimal() for part in limiter.__version__.split("."))
-
-
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_every_module_says_what_it_is(name: str) -> None:
-    """The first line is a docstring."""
-    module = importlib.import_module(name)
-    assert module.__doc__
-    assert module.__doc__.splitlines()[0].endswith((".", ":", "::"))
+def test_every_module_can_be_imported_and_says_what_it_is(name: str) -> None:
+    first_line, *_ = (importlib.import_module(name).__doc__ or "").splitlines()
+    assert first_line.endswith((".", ":", "::"))
