@@ -6,12 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.laboratories.cluster.laboratory import wait_for
+from tests.laboratories.machines import wait_for
 from tests.places import REPOSITORY
 
 Change = tuple[str, str]
@@ -20,42 +20,27 @@ Change = tuple[str, str]
 EXAMPLE = REPOSITORY / "deploy/cluster.conf.example"
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
 
-_RENDERED = REPOSITORY / "tests/deploy/rendered"
 
-# Imitate a machine of RHEL's family, with the tools in $tools and without the programs in $lacks.
-_ROCKY = """
-printf 'ID="rocky"\\nID_LIKE="rhel centos fedora"\\n' >"$tools/os-release"
-mount --bind "$tools/os-release" "$(realpath /etc/os-release)"
-mkdir "$tools/sbin"
-mount -t tmpfs tmpfs "$tools/sbin"
-mkdir "$tools/sbin/upper" "$tools/sbin/work"
-mount -t overlay overlay -o "lowerdir=/usr/sbin,upperdir=$tools/sbin/upper,workdir=$tools/sbin/work" /usr/sbin
-(cd /usr/sbin && rm -f $lacks)
-umount -l "$tools/sbin"
-rmdir "$tools/sbin"
-PATH=$tools:/usr/sbin:/usr/bin:/sbin:/bin
-"""
+def call(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command without input, and return its output and any exit status."""
+    return subprocess.run(
+        command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
 
 
 class Script:
     """One of the scripts, by name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, deploy: Path = REPOSITORY / "deploy") -> None:
         self.name = name
-        self.path = REPOSITORY / "deploy" / name / name
+        self.path = deploy / name / name
 
     def __str__(self) -> str:
         return self.name
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run it, with any exit status."""
-        return subprocess.run(
-            [self.path, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return call(self.path, *arguments)
 
     def render(self, directory: Path, *changes: Change) -> str:
         """Return what it would write for the example with these changes; it must print no message."""
@@ -63,17 +48,13 @@ class Script:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    def refusal(self, directory: Path, *changes: Change) -> str:
-        """Return its error for an inventory with these changes; it must render and write nothing."""
-        inventory = write_inventory(directory, *changes)
-        done = self.run("render", "--inventory", inventory)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert os.listdir(directory) == [inventory.name]
-        return done.stderr.replace(str(inventory), inventory.name)
 
-    def rendered(self, variant: str) -> str:
-        """Return the output in tests/deploy/rendered, which a person has checked."""
-        return (_RENDERED / f"{self.name}-{variant}").read_text()
+GLUSTERFS = Script("glusterfs")
+LOADBALANCER = Script("loadbalancer")
+STANDBY = Script("standby")
+
+PAIR: list[Change] = [("#standby=", "standby="), ("director=", "#director=")]
+"""A hot-standby pair: the example is the inventory of a load balancer."""
 
 
 def write_inventory(directory: Path, *changes: Change) -> Path:
@@ -85,11 +66,6 @@ def write_inventory(directory: Path, *changes: Change) -> Path:
     inventory = directory / "cluster.conf"
     inventory.write_text(text)
     return inventory
-
-
-def line_of(old: str, new: str) -> int:
-    """Return the number of the last line of a change."""
-    return EXAMPLE.read_text().partition(old)[0].count("\n") + 1 + new.count("\n")
 
 
 def parts_of(rendered: str) -> dict[tuple[str, str], str]:
@@ -111,13 +87,8 @@ def keepalived(file: Path) -> tuple[int, str]:
         pytest.skip("keepalived is missing (package keepalived)")
     # keepalived's check sends itself SIGTERM if a script's user is not root.
     script = "ip link add eth0 type bridge; trap '' TERM; exec keepalived -t -f \"$0\""
-    done = subprocess.run(
-        ["unshare", "--net", "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-ec", script, file],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
+    done = call("unshare", "--net", "env", path, "sh", "-ec", script, file)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -138,23 +109,3 @@ def wait_for_silence(do: Callable[..., str], holds: Callable[[], bool]) -> None:
     """
     end = int(do("sh", "-ec", _HEARD)) + _SILENCE
     wait_for(lambda: holds() or int(do("sh", "-ec", _HEARD)) >= end, "the other one is heard")
-
-
-def write_rocky(
-    directory: Path, tools: Mapping[str, str], lacks: str, after: str = ""
-) -> list[str | Path]:
-    """Return a command prefix that runs a command on an imitated machine of RHEL's family.
-
-    The machine has these tools, by name, and none of the programs that it ``lacks``.  The lines
-    ``after`` run when it is set up.  Skip the test if the user is not root.
-    """
-    if os.geteuid() != 0:
-        pytest.skip("only root can make such a machine")
-    place = directory / "tools"
-    place.mkdir()
-    for name, script in tools.items():
-        (place / name).write_text(f"#!/bin/sh\n{script}\n")
-        (place / name).chmod(0o755)
-    rocky = place / "rocky"
-    rocky.write_text(f'tools={place} lacks="{lacks}"\n{_ROCKY}{after}exec "$@"\n')
-    return ["unshare", "--net", "--mount", "sh", "-e", rocky]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.laboratories.cluster.laboratory import wait_for
+from tests.laboratories.machines import wait_for
 from tests.places import PYTHON, REPOSITORY
 
 pytestmark = pytest.mark.one_python
@@ -32,7 +32,8 @@ def _serving(directory: Path, seconds: float) -> Iterator[int]:
         port: int = server.getsockname()[1]
     with subprocess.Popen([PYTHON, program, str(port)]) as process:
         try:
-            wait_for(lambda: _is_open(port), "it listens")
+            with socket.socket() as client:
+                wait_for(lambda: client.connect_ex(("127.0.0.1", port)) == 0, "it listens")
             yield port
         finally:
             process.terminate()
@@ -45,14 +46,9 @@ def sorry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
 
 
-def _is_open(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE"])
-def test_while_none_can_admit_the_answer_is_503(sorry: int, method: str) -> None:
-    """Any request gets it, even if its body exceeds all buffers; it is JSON, like all other answers."""
+def test_every_request_gets_503(sorry: int, method: str) -> None:
+    """The body may exceed all buffers.  The answer is JSON, like all others."""
     connection = HTTPConnection("127.0.0.1", sorry)
     connection.request(method, "/cgi-bin/check.py?app_id=acme", b" " * 10_000_000)
     answer = connection.getresponse()
@@ -68,23 +64,23 @@ def _connect(stack: ExitStack, port: int) -> socket.socket:
     return stack.enter_context(socket.create_connection(("127.0.0.1", port)))
 
 
-def test_who_says_nothing_keeps_nobody_waiting(sorry: int) -> None:
-    """A client that sends too much delays no other client either; it is disconnected."""
+def test_idle_clients_delay_no_other(sorry: int) -> None:
+    """Neither does a client that sends too much; it is disconnected."""
     with ExitStack() as stack:
-        silent = [_connect(stack, sorry) for _ in range(100)]
-        verbose = _connect(stack, sorry)
-        verbose.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000)
+        idle = [_connect(stack, sorry) for _ in range(100)]
+        greedy = _connect(stack, sorry)
+        greedy.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000)
         connection = HTTPConnection("127.0.0.1", sorry)
         connection.request("GET", "/")
         assert connection.getresponse().status == 503
         connection.close()
         with suppress(ConnectionResetError):
-            assert verbose.recv(1) == b""
-        assert not select.select(silent, [], [], 0)[0]
+            assert greedy.recv(1) == b""
+        assert not select.select(idle, [], [], 0)[0]
 
 
-def test_who_says_nothing_is_let_go(tmp_path: Path) -> None:
-    """It is disconnected when the time limit for a request is over."""
+def test_idle_clients_are_disconnected(tmp_path: Path) -> None:
+    """Each request has a time limit."""
     with _serving(tmp_path, 0.1) as port, ExitStack() as stack:
-        silent = [_connect(stack, port) for _ in range(100)]
-        assert [client.recv(1) for client in silent] == [b""] * len(silent)
+        idle = [_connect(stack, port) for _ in range(100)]
+        assert [client.recv(1) for client in idle] == [b""] * len(idle)

@@ -1,18 +1,20 @@
 #!/usr/bin/env bats
-# The functions that the scripts for setting up a cluster share, one by one.
+# The functions that the scripts share, one by one.
 
 bats_require_minimum_version 1.5.0
 
 setup() {
   cd "$BATS_TEST_TMPDIR" || return
   mkdir bin scratch
-  sed "s,^readonly KEEPALIVED=.*,readonly KEEPALIVED=$PWD/keepalived.conf," "$BATS_TEST_DIRNAME/../../../deploy/cluster.bash" >cluster.bash
+  cp "$BATS_TEST_DIRNAME"/../../../deploy/*.bash .
+  sed -i "s,^readonly KEEPALIVED=.*,readonly KEEPALIVED=$PWD/keepalived.conf," keepalived.bash
 }
 
 # call FUNCTION ARGUMENT...: and report whether it has changed anything
 call() {
-  PATH=$PWD/bin:$PATH bash -c "source $PWD/cluster.bash"'
-    dry_run=${dry_run-} changed="" node="" scratch=scratch
+  PATH=$PWD/bin:$PATH bash -c "source $PWD/keepalived.bash"'
+    dry_run=${DRY_RUN-} scratch=scratch
+    keepalived_text() { printf "%s\nglobal_defs {\n}\n" "$(mark)"; }
     "$@"
     [[ ! $changed ]] || echo changed' program "$@"
 }
@@ -23,25 +25,7 @@ tool() {
   chmod 755 "bin/$1"
 }
 
-@test "what is an address" {
-  for address in 0.0.0.0 192.0.2.1 255.255.255.255; do
-    run -0 call is_address "$address"
-  done
-  for address in '' 1.2.3 1.2.3.4.5 1.2.3.4. .1.2.3.4 256.1.1.1 01.2.3.4 1.2.3.x '1.2.3.4 '; do
-    run -1 call is_address "$address"
-  done
-}
-
-@test "what is a number in a range" {
-  for number in 1 80 65535; do
-    run -0 call is_number "$number" 1 65535
-  done
-  for number in '' 0 65536 01 1x -1 99999999999999999999; do
-    run -1 call is_number "$number" 1 65535
-  done
-}
-
-@test "a block is put into a file once, changed, and all else is left alone" {
+@test "put_block changes only its own lines" {
   printf 'first\nlast\n' >file
   run -0 call put_block file a one
   run -0 call put_block file b two
@@ -59,14 +43,14 @@ three
 # END access-limiter a' ]]
 }
 
-@test "a block that has lost its end takes nothing else with it" {
+@test "a block without its END line is left alone" {
   printf '# BEGIN access-limiter a\none\nprecious\n' >file
   run -1 call put_block file a two
-  [[ $output == "program: file: there is no '# END access-limiter a' behind its BEGIN, and nothing is changed: add that line" ]]
+  [[ $output == "program: file: '# END access-limiter a' is missing after its BEGIN, and nothing is changed: add that line" ]]
   [[ $(tail -n 1 file) == precious ]]
 }
 
-@test "a file of the script's own has its mode, and is written once" {
+@test "put_file sets text and mode, once" {
   ((EUID == 0)) || skip "only root makes files of root's"
   run -0 call put_file 755 there/program text
   [[ $(<there/program) == text && $(stat -c %a there/program) == 755 ]]
@@ -77,13 +61,16 @@ three
   [[ $output == *changed && $(stat -c %a there/program) == 755 ]]
 }
 
-@test "a dry run writes nothing, and says what it would" {
-  dry_run=yes run -0 call put_file 644 file text
+@test "put_file writes nothing in a dry run" {
+  DRY_RUN=yes run -0 call put_file 644 file text
   [[ $output == '+ install -D -m 644 scratch/new file
 changed' && ! -e file ]]
+  echo old >file
+  DRY_RUN=yes run -0 call put_file 644 file text
+  [[ $(<file) == old ]]
 }
 
-@test "settings of the kernel are as they were after they are removed" {
+@test "remove_sysctls restores the previous values" {
   # shellcheck disable=SC2016 # for the shell that runs it
   tool sysctl 'case $1 in -n) cat "$2" ;; -qw) echo "${2#*=}" >"${2%%=*}" ;; esac'
   echo 7 >some.setting
@@ -97,7 +84,7 @@ changed' && ! -e file ]]
   [[ $(<some.setting) == 7 && ! -e conf ]]
 }
 
-@test "a keepalived.conf that the script has not made is left alone, but for the package's example" {
+@test "only a keepalived.conf of ours or of the package is replaced" {
   tool rpm 'exit 1'
   run -0 call check_keepalived
   echo 'global_defs {' >keepalived.conf
@@ -109,25 +96,42 @@ changed' && ! -e file ]]
   run -0 call check_keepalived
 }
 
-@test "the package's keepalived.conf comes back when the script's goes" {
+@test "remove_keepalived restores the package's keepalived.conf" {
   ((EUID == 0)) || skip "only root makes files of root's"
   tool rpm "test \$1 = -qf && test ! -e '$PWD/keepalived.conf.packaged'"
   tool systemctl 'true'
   tool keepalived 'true'
   echo 'example' >keepalived.conf
-  # shellcheck disable=SC2016 # for the shell that runs it
-  ours='put_keepalived "$(mark)"$'"'\nglobal_defs {\n}'"
-  run -0 call eval "$ours"
+  run -0 call put_keepalived
   [[ $(head -n 1 keepalived.conf) == '# Made by '* ]]
-  run -0 call eval "$ours"
+  run -0 call put_keepalived
   [[ ! $output ]]
   run -0 call remove_keepalived
   [[ $(<keepalived.conf) == example && ! -e keepalived.conf.packaged ]]
 }
 
-@test "keepalived's own refusal is shown, and nothing is written" {
+@test "what keepalived refuses is shown, and not written" {
   tool keepalived 'echo "(Line 7) Unknown keyword"; exit 5'
-  run -1 call put_keepalived text
+  run -1 call put_keepalived
   [[ $output == *"keepalived refuses its configuration (5): (Line 7) Unknown keyword" ]]
   [[ ! -e keepalived.conf ]]
+}
+
+# shellcheck disable=SC2016 # for the shells that run it
+@test "RHEL's family gets the store's packages, and firewalld and SELinux let it through" {
+  cp -R "$BATS_TEST_DIRNAME/../../../deploy" deploy
+  sed -i '$d' deploy/glusterfs/glusterfs # this line runs it
+  tool dnf 'test "$2" != list'
+  tool firewall-cmd 'test "$2" = --state'
+  tool getsebool 'echo "httpd_use_fusefs --> off"'
+  run -0 bash -c 'source deploy/glusterfs/glusterfs
+    dry_run=yes family=rhel storage=(web1) PATH=$PWD/bin
+    for node in web1 web4; do install_packages && open_doors; done'
+  [[ $output == '+ dnf install -y centos-release-gluster9
++ dnf install -y glusterfs-server glusterfs-fuse
++ firewall-cmd -q --permanent --add-service=glusterfs
++ firewall-cmd -q --add-service=glusterfs
++ setsebool -P httpd_use_fusefs on
++ dnf install -y glusterfs-fuse
++ setsebool -P httpd_use_fusefs on' ]]
 }

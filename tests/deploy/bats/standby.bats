@@ -1,33 +1,34 @@
 #!/usr/bin/env bats
-# The scripts of the hot-standby pair: how they are called.  Without keepalived and without Amazon.
+# The scripts of the hot-standby pair, without keepalived and without Amazon.
 
 bats_require_minimum_version 1.5.0
 
 setup() {
   cd "$BATS_TEST_TMPDIR" || return
   deploy=$BATS_TEST_DIRNAME/../../../deploy
-  standby=$deploy/standby/standby
-  printf '%s\n' 'standby=web1 192.0.2.11' 'standby=web2 192.0.2.12' vip=192.0.2.100 interface=eth0 \
-    elastic_ip=203.0.113.10 >cluster.conf
   mkdir bin
   tool logger 'printf "%s\n" "$*" >>syslog'
   tool ip 'case $* in
   *link*) echo "2: eth0: <UP> mtu 1500 link/ether 02:00:00:00:00:01 brd" ;;
   *) ! test -e master || echo "2: eth0 inet 192.0.2.100/32 scope global eth0" ;;
   esac'
-  tool curl 'cat >>asked
+  # shellcheck disable=SC2016 # for the tool
+  tool curl 'echo "curl $* <$(cat)" >>requests
   case $* in
   *api/token) echo TOKEN-OF-THIS-TEST ;;
   *region) echo eu-central-1 ;;
-  *interface-id) echo eni-1 ;;
+  *interface-id) echo "eni-$MACHINE" ;;
   esac'
   # shellcheck disable=SC2016 # for the tool
   tool aws 'shift 8
-  echo "$*" >>calls
+  echo "$MACHINE $2" >>calls
+  if [ -e trouble ]; then cat trouble >&2; exit 254; fi
   case $* in
-  "ec2 describe-addresses "*) printf "eipalloc-1\t%s\t192.0.2.100\n" "$(cat at 2>/dev/null || echo eni-2)" ;;
-  "ec2 associate-address "*) echo eni-1 >at ;;
+  "ec2 describe-addresses "*) printf "eipalloc-1\t%s\t192.0.2.100\n" "$(cat place)" ;;
+  "ec2 associate-address "*) echo "eni-$MACHINE" >"to$MACHINE" && mv "to$MACHINE" place ;;
   esac'
+  echo eni-2 >place
+  export MACHINE=1
   # A machine has only one of each of these files.  Time passes without sleeping, and the script stops looking.
   # shellcheck disable=SC2016 # for the script
   sed "s,^LOCK=.*,LOCK=$PWD/lock,; s,^LOG=.*,LOG=$PWD/log,; s,^CONFIGURATION=.*,CONFIGURATION=$PWD/conf,"'
@@ -47,7 +48,7 @@ takeover() {
   PATH=$PWD/bin:$PATH ./takeover "$@"
 }
 
-@test "what is called wrongly is told so, with 2" {
+@test "a mistake on the command line ends it with 2" {
   for arguments in '' '192.0.2.100 203.0.113.10' '192.0.2.100 x eth0' 'x 203.0.113.10 eth0' \
     '192.0.2.100 203.0.113.10 eth0;id' '--fast 192.0.2.100 203.0.113.10 eth0' \
     '--deadline soon 192.0.2.100 203.0.113.10 eth0'; do
@@ -58,112 +59,69 @@ takeover() {
   [[ ! -e calls && ! -e log ]]
 }
 
-@test "help names every command and every option" {
-  run -0 "$standby" --help
-  for word in render check install status failover failback remove --dry-run --inventory; do
-    [[ $output == *"  $word "* ]]
-  done
-  run -0 takeover --help
-  for word in --dry-run --deadline; do
-    [[ $output == *"  $word "* ]]
-  done
-}
-
-@test "five lines are enough" {
-  run -0 "$standby" render --inventory cluster.conf
-  [[ $output == *'== web1: /etc/keepalived/keepalived.conf'*'http://127.0.0.1:80/cgi-bin/health.py'*'== AWS: policy'* ]]
-}
-
-@test "machines that are not reached are named, and none is changed" {
-  echo remote=false >>cluster.conf
-  for command in failover failback status; do
-    run -1 "$standby" "$command" --inventory cluster.conf
-    [[ $output == *'standby: web1 cannot be reached (remote=false)'*'standby: web2 cannot be reached'*'nobody holds 192.0.2.100'* ]]
-    [[ $output != *+* ]]
-  done
-}
-
-@test "who waits in vain for one that holds the address is told who should, and where to look" {
-  ((EUID == 0)) || skip "only root installs"
-  cp -R "$deploy" copy
-  sed -i "s,^readonly KEEPALIVED=.*,readonly KEEPALIVED=$PWD/keepalived.conf," copy/cluster.bash
-  sed -i 's/^readonly PATIENCE=[0-9]*/readonly PATIENCE=1/' copy/standby/standby
-  printf '%s\n' 'standby=web1 127.9.9.11' 'standby=web2 127.9.9.12' vip=127.9.9.100 interface=eth0 \
-    "remote=env PATH=$PWD/bin:$PATH" >cluster.conf
-  for program in keepalived systemctl curl; do
-    tool "$program" true
-  done
-  tool firewall-cmd false
-  # shellcheck disable=SC2016 # for the tool
-  tool ip 'case $* in
-  *" to 127.9.9.1"[12]) echo "2: eth0 inet $8/24 scope global eth0" ;;
-  "neighbour show "*) echo "127.9.9.100 FAILED" ;;
-  esac'
-  run -1 copy/standby/standby install --inventory cluster.conf
-  [[ ${lines[-1]} == 'standby: none or both of web1 web2 hold 127.9.9.100, or '* ]]
-  [[ $output != *'not within'* ]]
-}
-
-@test "nothing in the inventory is executed" {
-  # shellcheck disable=SC2016 # it must not be expanded
-  echo 'remote=false $(touch executed)' >>cluster.conf
-  run -1 "$standby" status --inventory cluster.conf
-  [[ ! -e executed ]]
-}
-
-@test "who is not the master takes nothing" {
+@test "a machine that is not the master takes nothing" {
   run -1 takeover 192.0.2.100 203.0.113.10 eth0
-  [[ $output == *'not the master (any more): 192.0.2.100 is not on eth0' ]]
+  [[ $output == *'not the master: 192.0.2.100 is not on eth0' ]]
   [[ ! -e calls ]]
 }
 
-@test "the master takes both, and tells file and syslog, but no secret" {
+@test "the master takes both, and logs to file and syslog, but no secret" {
   touch master
   run -0 takeover 192.0.2.100 203.0.113.10 eth0
   [[ $(cut -d' ' -f2 calls | head -n 4 | tr '\n' ' ') == 'describe-addresses assign-private-ip-addresses associate-address describe-addresses ' ]]
   [[ $(<log) == *'203.0.113.10 is at eni-2 192.0.2.100: taking it to eni-1 192.0.2.100'* ]]
   [[ $(<syslog) == *'-t access-limiter-takeover '*'-p daemon.notice -- 203.0.113.10 is here, at eni-1 192.0.2.100, after '* ]]
-  [[ $(<asked) == *'X-aws-ec2-metadata-token: TOKEN-OF-THIS-TEST'* ]]
   [[ $(<log)$(<syslog)$output != *TOKEN-OF* ]]
 }
 
-@test "a dry run only looks" {
+@test "metadata is requested with a token: PUT gets it, and each later header has it" {
   touch master
-  run -0 takeover --dry-run 192.0.2.100 203.0.113.10 eth0
-  [[ $output == *'+ aws ec2 assign-private-ip-addresses '*'+ aws ec2 associate-address '* ]]
-  [[ $(cut -d' ' -f2 calls) == describe-addresses ]]
+  run -0 takeover 192.0.2.100 203.0.113.10 eth0
+  [[ $(head -n 1 requests) == 'curl -fsS '*' -X PUT -H X-aws-ec2-metadata-token-ttl-seconds: '*'/latest/api/token <'* ]]
+  later='^curl -fsS [^<]*/latest/meta-data/[^<]* <header = "X-aws-ec2-metadata-token: TOKEN-OF-THIS-TEST"$'
+  [[ $(tail -n +2 requests | sed "s,$later,as expected,") == $'as expected\nas expected' ]]
 }
 
-@test "an error page is no answer of the metadata" {
+@test "an HTML page with status 200 is refused instead of metadata" {
   touch master
-  tool curl 'echo "<html>404</html>"'
-  run -1 takeover --deadline 10 192.0.2.100 203.0.113.10 eth0
-  [[ $output == *"the instance's metadata (IMDSv2): <html>404</html>; "*'given up after '* ]]
+  for path in interface-id region api/token; do # the last request first: each page stays for the next round
+    sed -i "s,\*$path) echo .*,*$path) echo '<html>$path</html>' ;;," bin/curl
+    run -1 takeover --deadline 10 192.0.2.100 203.0.113.10 eth0
+    [[ $output == *"the instance's metadata (IMDSv2): <html>$path</html>; "*'given up after '* ]]
+  done
   [[ ! -e calls ]]
 }
 
-@test "what no repetition can mend ends it, with what to do" {
+@test "a dry run makes only calls that read" {
   touch master
-  while IFS='|' read -r call code advice; do
+  run -0 takeover --dry-run 192.0.2.100 203.0.113.10 eth0
+  [[ $output == *'+ aws ec2 assign-private-ip-addresses '*' --allow-reassignment'*'+ aws ec2 associate-address '*' --allow-reassociation'* ]]
+  [[ $(cut -d' ' -f2 calls) == describe-addresses ]]
+}
+
+@test "a permanent failure ends it, and the log says what to do" {
+  touch master
+  while IFS='|' read -r call said advice; do
     # shellcheck disable=SC2016 # for the tool
     tool aws 'shift 9
     case $1 in
-    '"$call"') echo "An error occurred ('"$code"') when calling it: no" >&2; exit 254 ;;
+    '"$call"') echo "'"$said"'" >&2; exit 254 ;;
     describe-addresses) printf "eipalloc-1\teni-2\t192.0.2.12\n" ;;
     esac'
     run -1 takeover 192.0.2.100 203.0.113.10 eth0
-    [[ $output == *"$call: An error occurred ($code) when calling it: no; $advice"* ]]
+    [[ $output == *"$call: $said; $advice"* ]]
     [[ $output != *'again in'* ]]
   done <<'END'
-describe-addresses|UnauthorizedOperation|attach the policy to the role of this instance
-describe-addresses|InvalidAddress.NotFound|203.0.113.10 is no Elastic IP of this account and region
-assign-private-ip-addresses|InvalidParameterValue|192.0.2.100 must lie in the subnet of eni-1
-assign-private-ip-addresses|PrivateIpAddressLimitExceeded|this type of instance can have no further private address
-associate-address|UnauthorizedOperation|attach the policy to the role of this instance
+describe-addresses|timeout: failed to run command aws|install the AWS CLI on this machine
+describe-addresses|(UnauthorizedOperation)|attach the policy to the role of this instance
+describe-addresses|(InvalidAddress.NotFound)|203.0.113.10 is no Elastic IP of this account and region
+assign-private-ip-addresses|(InvalidParameterValue)|192.0.2.100 must lie in the subnet of eni-1
+assign-private-ip-addresses|(PrivateIpAddressLimitExceeded)|this type of instance can have no further private address
+associate-address|(UnauthorizedOperation)|attach the policy to the role of this instance
 END
 }
 
-@test "all else is tried again until the deadline" {
+@test "any other failure is tried again until the deadline" {
   touch master
   while IFS='|' read -r status said shown; do
     # shellcheck disable=SC2016 # for the tool
@@ -171,41 +129,16 @@ END
     run -1 takeover --deadline 10 192.0.2.100 203.0.113.10 eth0
     [[ $output == *"describe-addresses: $shown; again in "*"describe-addresses: $shown; given up after "* ]]
   done <<'END'
-254|An error occurred (RequestLimitExceeded) when calling it|An error occurred (RequestLimitExceeded) when calling it
 254|An error occurred (SomethingNew) when calling it|An error occurred (SomethingNew) when calling it
-255|Could not connect to the endpoint URL|Could not connect to the endpoint URL
 253|Unable to locate credentials|Unable to locate credentials
 124||no answer within 20 s
 1||exit status 1
 END
 }
 
-@test "without the AWS CLI it says so at once" {
-  touch master
-  tool timeout 'echo "timeout: failed to run command aws: No such file or directory" >&2; exit 127'
-  run -1 takeover 192.0.2.100 203.0.113.10 eth0
-  [[ $output == *'; install the AWS CLI on this machine' ]]
-}
-
 # watching PRIORITY...: the script on masters with these priorities, as keepalived starts it; they look often
 watching() {
   local machine=0 priority
-  # The script must read all that it gets, or its sender may fail.
-  # shellcheck disable=SC2016 # for the tool
-  tool curl 'cat >/dev/null
-  case $* in
-  *api/token) echo TOKEN-OF-THIS-TEST ;;
-  *region) echo eu-central-1 ;;
-  *interface-id) echo "eni-$MACHINE" ;;
-  esac'
-  # shellcheck disable=SC2016 # for the tool
-  tool aws 'shift 8
-  echo "$MACHINE $2" >>calls
-  if [ -e trouble ]; then cat trouble >&2; exit 254; fi
-  case $* in
-  "ec2 describe-addresses "*) printf "eipalloc-1\t%s\t192.0.2.100\n" "$(cat place)" ;;
-  "ec2 associate-address "*) echo "eni-$MACHINE" >"to$MACHINE" && mv "to$MACHINE" place ;;
-  esac'
   touch master
   echo eni-0 >place
   for priority; do
@@ -260,65 +193,43 @@ is_waited_for() {
   grep -q -- "-> .*:$(stat -c %i "$1") " /proc/locks
 }
 
-has_noted() {
+has_logged() {
   [[ $(<"machine$1/log") == *"$2"* ]]
 }
 
-@test "while both are masters, the Elastic IP does not go back and forth without end" {
+@test "two masters move the Elastic IP ever more rarely, and the higher priority keeps it" {
   watching 200 100
-  until_true has_noted 2 'it stays there for 8 times '
+  until_true has_logged 2 'it stays there for 8 times '
   until_true has_looked 1 40
   # The rounds of the second one are 1, 2, 4 and so on: both have taken it that many times.
   moves=$(grep -c ' associate-address' calls)
   echo "$moves moves in $(looks 1) looks"
   ((moves >= 3 && moves <= 22))
-  has_noted 2 '203.0.113.10 is back; if it is taken again, it stays there for 8 times '
-  run -1 has_noted 1 'if it is taken again'
+  has_logged 2 '203.0.113.10 is back; if it is taken again, it stays there for 8 times '
+  run -1 has_logged 1 'if it is taken again'
   until_true is_at 1
-}
-
-@test "the master that both have heard again gets it, however long they did not" {
-  watching 200 100
-  until_true has_noted 2 'it stays there for 8 times '
+  # When both hear each other again, the first stays the master, and gets it back from wherever it is.
   echo eni-2 >place
   until_true is_at 1
 }
 
-@test "what keepalived is not configured for any more is left where it is put" {
-  watching 100
-  watcher=$(<machine1/lock.watch)
-  sed -i s/203.0.113.10/203.0.113.11/ machine1/conf
-  until_true has_noted 1 'not wanted (any more): '
-  until_true has_ended "$watcher"
-  echo eni-9 >place
-  MACHINE=1 PATH=$PWD/bin:$PATH run -1 machine1/takeover 192.0.2.100 203.0.113.10 eth0
-  is_at 9
-}
-
-@test "a later run looks in the place of the former, with its own settings" {
-  watching 100
-  former=$(<machine1/lock.watch)
-  MACHINE=1 PATH=$PWD/bin:$PATH machine1/takeover 192.0.2.100 203.0.113.10 eth0
-  until_true has_ended "$former"
-  echo eni-9 >place
-  until_true is_at 1
-}
-
-@test "who only looks does not wait, and so a later run does" {
+@test "the watch never waits for its turn, but a later run does, and replaces it" {
   watching 100
   former=$(<machine1/lock.watch)
   exec 7>machine1/lock.lock
   flock 7
   sed -i '1a echo >>rounds' bin/ip # in each it is asked whether this is the master
   until_true has_gone 5
-  MACHINE=1 PATH=$PWD/bin:$PATH machine1/takeover 192.0.2.100 203.0.113.10 eth0 7>&- &
+  PATH=$PWD/bin:$PATH machine1/takeover 192.0.2.100 203.0.113.10 eth0 7>&- &
   until_true is_waited_for machine1/lock.lock
   flock -u 7
   wait "$!"
   until_true has_ended "$former"
+  echo eni-9 >place
+  until_true is_at 1
 }
 
-@test "who stays the master has it as soon as Amazon lets him, whatever has gone wrong before" {
+@test "the master gets it as soon as Amazon permits, whatever has failed before" {
   for trouble in UnauthorizedOperation RequestLimitExceeded; do
     echo "An error occurred ($trouble) when calling it: no" >trouble
     run -0 watching 100
@@ -333,4 +244,26 @@ has_noted() {
     until_true has_ended "$watcher"
     rm -r machine1 calls
   done
+}
+
+@test "an installation fails if no machine takes the address, and the message says where to look" {
+  ((EUID == 0)) || skip "only root installs"
+  [[ -x /usr/bin/curl ]] || skip "curl is missing (package curl)"
+  cp -R "$deploy" deploy
+  sed -i "s,^readonly KEEPALIVED=.*,readonly KEEPALIVED=$PWD/keepalived.conf," deploy/keepalived.bash
+  sed -i 's/^readonly PATIENCE=[0-9]*/readonly PATIENCE=1/' deploy/standby/standby
+  printf '%s\n' 'standby=web1 127.9.9.11' 'standby=web2 127.9.9.12' vip=127.9.9.100 interface=eth0 \
+    "remote=env PATH=$PWD/bin:$PATH" >cluster.conf
+  for program in keepalived systemctl curl; do
+    tool "$program" true
+  done
+  tool firewall-cmd false
+  # shellcheck disable=SC2016 # for the tool
+  tool ip 'case $* in
+  *" to 127.9.9.1"[12]) echo "2: eth0 inet $8/24 scope global eth0" ;;
+  "neighbour show "*) echo "127.9.9.100 FAILED" ;;
+  esac'
+  run -1 deploy/standby/standby install --inventory cluster.conf
+  [[ ${lines[-1]} == 'standby: none or both of web1 web2 hold 127.9.9.100, or one cannot admit: see "status", and journalctl -u keepalived there' ]]
+  [[ $output != *'gave up after'* && -s keepalived.conf ]]
 }
