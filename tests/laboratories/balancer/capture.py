@@ -1,12 +1,13 @@
-"""The packets that pass a network card: tcpdump, as long as a block lasts."""
+"""The packets that pass a port of the switch, or the switch itself: tcpdump, as long as a block lasts."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from tests.laboratories.machines import Laboratory, begin, finish, line_of
 
 _TCPDUMP = 'tcpdump -i "$1" -ttenlq --immediate-mode "$2" & cat; kill $!; wait'
 _PACKET = re.compile(r"(\d+)\.(\d+) (\S+) > (\S+), (?:IPv4, length \d+: (\S+)\.\d+ > (\S+)\.\d+:|ARP, )")
@@ -27,31 +28,18 @@ class Packet:
 
 
 @contextmanager
-def capturing(command: Sequence[str], interface: str, expression: str) -> Iterator[list[Packet]]:
-    """Capture the packets that match; the list is complete after the block.
-
-    ``command`` runs a command on the machine.
-    """
+def capturing(laboratory: Laboratory, interface: str, expression: str) -> Iterator[list[Packet]]:
+    """Capture the packets that match; the list is complete after the block."""
     packets: list[Packet] = []
-    process = subprocess.Popen(
-        [*command, "sh", "-c", _TCPDUMP, "sh", interface, expression],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = begin([*laboratory.inside, "sh", "-c", _TCPDUMP, "sh", interface, expression])
     try:
-        assert process.stderr is not None
-        said = ""
-        while "listening on" not in said:
-            line = process.stderr.readline()
-            assert line, f"tcpdump does not start: {said}"
-            said += line
+        while "listening on" not in (line := line_of(process)):
+            assert line, "tcpdump does not start"
         yield packets
     finally:
-        output, _ = process.communicate()
+        (printed,) = finish([process])
         packets += [
             Packet(int(found[1] + found[2]), *found.groups()[2:])
-            for found in map(_PACKET.match, output.splitlines())
+            for found in map(_PACKET.match, printed.splitlines())
             if found
         ]

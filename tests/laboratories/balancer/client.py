@@ -1,8 +1,9 @@
 """A client that sends requests at a steady rate until its standard input ends, even if requests fail.
 
-``client.py URL RATE PATIENCE`` sends RATE requests per second, each on a new connection.  It prints a
-line of JSON when a request has ended.  ``{}`` in URL stands for the number of the request.  A request
-without an answer is abandoned after PATIENCE seconds.
+``client.py URL RATE PATIENCE`` sends RATE requests per second, each on a new connection.  When a request
+has ended, it prints these lines: ``begun`` and the time; ``number`` and its number; ``error``, if there is
+no answer; ``server`` and who answered; ``status``; ``ended`` and the time.  ``{}`` in URL stands for the
+number.  A request without an answer is abandoned after PATIENCE seconds.
 
 On a machine too busy for RATE it sends fewer: a new request waits while 8 younger than 2 seconds are under
 way.  Older ones may be lost, and hold up no other.
@@ -10,7 +11,7 @@ way.  Older ones may be lost, and hold up no other.
 
 import http.client
 import itertools
-import json
+import os
 import select
 import sys
 import threading
@@ -23,22 +24,21 @@ _begun: "dict[int, float]" = {}  # by number, of the requests under way
 _ended = threading.Event()
 
 
-def _ask(number: int, url: str, patience: float) -> None:
+def _request(number: int, url: str, patience: float) -> None:
     parts = urlsplit(url)
-    request = {"number": number, "begun": _now(), "status": 0, "server": "", "error": ""}
+    lines = [f"begun {_now()}", f"number {number}"]
     connection = http.client.HTTPConnection(parts.netloc, timeout=patience)
     try:
         connection.request("GET", f"{parts.path}?{parts.query}")
         answer = connection.getresponse()
         answer.read()
-        request.update(status=answer.status, server=answer.headers["X-Server"] or "")
+        lines += [f"server {answer.headers['X-Server'] or ''}", f"status {answer.status}"]
     except (OSError, http.client.HTTPException) as error:
-        request.update(error=type(error).__name__)
+        lines.append(f"error {type(error).__name__}")
     finally:
         connection.close()
-    request.update(ended=_now())
-    sys.stdout.write(json.dumps(request) + "\n")
-    sys.stdout.flush()
+    lines += [f"ended {_now()}", ""]
+    os.write(1, "\n".join(lines).encode())  # all at once, beside other requests
     del _begun[number]
     _ended.set()
 
@@ -66,7 +66,8 @@ def _main(url: str, rate: str, patience: str) -> None:
             break
         _begun[number] = time.monotonic()
         due = max(due, _begun[number]) + 1 / float(rate)
-        threads.append(threading.Thread(target=_ask, args=(number, url.format(number), float(patience))))
+        request = (number, url.format(number), float(patience))
+        threads.append(threading.Thread(target=_request, args=request))
         threads[-1].start()
     for thread in threads:
         thread.join()

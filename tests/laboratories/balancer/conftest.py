@@ -6,24 +6,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.laboratories.balancer.laboratory import Balanced, balanced
-from tests.laboratories.balancer.play import Outage, table
+from tests.laboratories.balancer.laboratory import Balanced
+from tests.laboratories.balancer.requesting import HEADER
+from tests.laboratories.machines import running
 
-_outages: list[Outage] = []
+_outages: list[str] = []
 
 
 @pytest.fixture(scope="package")
 def whole() -> Iterator[Balanced]:
     """Directors, web servers and client, set up by the deploy scripts."""
-    with balanced() as made:
-        made.write_inventory("lo")
-        made.do("install")
+    with running(Balanced) as made:
+        made.accept_by("lo")
+        made.deploy("install")
         yield made
 
 
 @pytest.fixture(scope="package")
-def outages() -> list[Outage]:
-    """The measurements so far; they are printed at the end."""
+def outages() -> list[str]:
+    """What losing parts has cost so far; printed at the end."""
     return _outages
 
 
@@ -31,4 +32,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table that is in docs/cluster.md."""
     if _outages:
         terminalreporter.section("what fails when a part fails")
-        terminalreporter.write_line(table(_outages))
+        terminalreporter.write_line("\n".join([HEADER, *_outages]))

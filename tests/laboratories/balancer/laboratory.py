@@ -3,8 +3,7 @@
 The web servers and their store come from ``tests.laboratories.cluster.laboratory``: they are namespaces
 of this machine.  The kernel of this machine may have no IPVS, but Debian's user-mode-linux has it.  So
 each director runs user-mode-linux, with a network card in the same switch.  Like a real machine, a
-director can be lost with all that its kernel knew.  The client is the control host, which has an address
-in the switch.
+director can be lost with all that its kernel knew.  The client is the control host.
 """
 
 from __future__ import annotations
@@ -12,110 +11,50 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
-from tests.laboratories.cluster.laboratory import (
+from tests.laboratories.apache import ACCESS_LOG, START, configure_apache, start_apache
+from tests.laboratories.cluster.laboratory import HISTORY, STORE, Cluster
+from tests.laboratories.machines import (
+    CONTROL,
     COPY,
     DISK,
-    STORE,
-    USER,
-    Done,
-    Laboratory,
+    REAL_TIME,
+    VIP,
+    Host,
     Machine,
-    cluster,
     wait_for,
 )
-from tests.places import REPOSITORY
+from tests.places import PYTHON
 
-VIP = "10.77.0.100"
-CLIENT = "10.77.0.254"
-INVENTORY = f"{DISK}/cluster.conf"
-
-_AGENT = Path(__file__).with_name("agent.py")
-_SYSTEMCTL = Path(__file__).with_name("systemctl.py")
-_RECORDED = Path(__file__).with_name("recorded.py")
-_KERNEL = "/usr/bin/linux.uml"
-_DEADLINE = 300
-_BOOT = Path(__file__).with_name("boot.sh")
-
-_DEPLOY = f"{REPOSITORY}/deploy/loadbalancer/loadbalancer"
-_TOOLS = {
-    "linux.uml": "user-mode-linux",
-    "keepalived": "keepalived",
-    "ipvsadm": "ipvsadm",
-    "modprobe": "kmod",
-    "nft": "nftables",
-    "tcpdump": "tcpdump",
-    "apache2": "apache2-bin",
-}
-
-_SITE = "/run/apache"
-_APACHE_MODULES = ("mpm_event", "authz_core", "alias", "env", "headers", "cgid")
-_LOAD = "\n".join(
-    f"LoadModule {it}_module /usr/lib/apache2/modules/mod_{it}.so" for it in _APACHE_MODULES
-)
-_CONFIGURATION = f"""\
-ServerRoot {_SITE}
-ServerName {{name}}
-Listen 80
-User {USER}
-Group nogroup
-PidFile {_SITE}/pid
-ErrorLog {_SITE}/error.log
-DefaultRuntimeDir {_SITE}
-ScriptSock {_SITE}/cgid
-{_LOAD}
-CustomLog {_SITE}/access.log "%a %A %U %>s"
-Header always set X-Server {{name}}
-<Directory />
-    AllowOverride None
-    Require all denied
-</Directory>
-Define LIMITER_HOME {COPY}
-Define LIMITER_ROOT {STORE}
-Include {COPY}/limiter.conf
-<Location "/cgi-bin/recorded.py">
-    ScriptAlias {COPY}/cgi-bin/recorded.py
-</Location>
+_HERE = Path(__file__).parent
+# The CGI script check.py, which also records what it does.  ``n`` in the query is the number of the request.
+_RECORDED = f"""#!/bin/sh
+exec {PYTHON} -IS {DISK}/recorder.py {COPY}/cgi-bin/check.py 0 3>>"{HISTORY}/${{QUERY_STRING##*&n=}}"
 """
-
-# bash reads pipes byte by byte, which is slow where each system call is slow: half a second for a
-# script.
-_SPOOL = 'file=$(mktemp) && cat >"$file" && exec 3<"$file" && rm "$file" && exec "$@" <&3 3<&-'
-_REACH = f"""#!/bin/sh
-name=$1
-shift
-test ! -e "{DISK}/$name/address" ||
-  exec {DISK}/bin/agent call "$(cat "{DISK}/$name/address")" sh -c '{_SPOOL}' sh "$@"
-exec {DISK}/bin/enter "$(cat "{DISK}/$name/pid")" "$@"
-"""
-# A director must not wait for the processes of other machines: a real machine does not, either.
-_OWN_PROCESSOR = ("chrt", "--fifo", "1", "taskset", "--cpu-list")
+_LOCATION = f"""\
+<Location "/cgi-bin/recorded">
+    ScriptAlias {COPY}/cgi-bin/recorded
+</Location>"""
 # The machine ends when its standard input is closed.
 _MACHINE = '"$@" </dev/null >/dev/null 2>&1 & exec cat'
 
 
-class Director:
-    """A load balancer: ``name``, ``address``."""
+class Director(Host):
+    """A director, with a kernel of its own."""
 
-    def __init__(self, laboratory: Laboratory, number: int) -> None:
-        self.name = f"lb{number}"
-        self.address = f"10.77.0.{20 + number}"
-        self.mac = f"02:00:00:00:00:{20 + number}"
-        self.disk = f"{DISK}/{self.name}"
+    def __init__(self, laboratory: Balanced, number: int) -> None:
+        super().__init__(laboratory, f"lb{number}", 20 + number)
         processors = sorted(os.sched_getaffinity(0))
         self._processor = str(processors[number % len(processors)])
-        self._laboratory = laboratory
         self._first: subprocess.Popen[bytes] | None = None
-        there = laboratory.path(self.disk)
+        disk = laboratory.path(self.disk)
         for place, name in (("/etc", "etc"), ("/usr/local/sbin", "sbin")):
-            shutil.copytree(place, there / name, symlinks=True)
-        shutil.copytree(laboratory.path(f"{DISK}/bin"), there / "bin")
-        (there / "address").write_text(self.address)
+            shutil.copytree(place, disk / name, symlinks=True)
+        shutil.copytree(laboratory.path(f"{DISK}/bin"), disk / "bin")
+        enter = f'#!/bin/sh\nexec {DISK}/bin/agent call {self.address} "$@"\n'
+        laboratory.put_program(f"{self.disk}/enter", enter)
 
     def start(self) -> None:
         """Switch it on, with its network and the services that it had enabled."""
@@ -125,32 +64,22 @@ class Director:
     def switch_on(self) -> None:
         """Switch it on, without waiting."""
         self._laboratory.path(f"{self.disk}/console").unlink(missing_ok=True)
-        self._laboratory.do("ip", "tuntap", "add", self.name, "mode", "tap")
+        self._laboratory.do("ip", "tuntap", "add", self.port, "mode", "tap")
         # Data larger than a packet of the network does not get through.
-        self._laboratory.do("ip", "link", "set", self.name, "gso_max_segs", "1")
+        self._laboratory.do("ip", "link", "set", self.port, "gso_max_segs", "1")
         self.plug_in()
-        self._laboratory.do("ip", "link", "set", self.name, "up")
+        self._laboratory.do("ip", "link", "set", self.port, "up")
         kernel = [
-            *(_KERNEL, "mem=256M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"),
-            *("con=null", f"uml_dir={self.disk}/", f"init={_BOOT}", f"disk={self.disk}"),
-            *(f"name={self.name}", f"address={self.address}"),
-            f"vec0:transport=tap,ifname={self.name},depth=64,mac={self.mac}",
+            *("/usr/bin/linux.uml", "mem=256M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/"),
+            *("ro", "quiet", "con=null", f"uml_dir={self.disk}/", f"init={_HERE}/boot.sh"),
+            *(f"disk={self.disk}", f"name={self.name}", f"address={self.address}"),
+            f"vec0:transport=tap,ifname={self.port},depth=64,mac={self.mac}",
         ]
-        machine = [
-            "unshare",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "sh",
-            "-c",
-            _MACHINE,
-            "sh",
-        ]
-        self._first = subprocess.Popen(
-            [*self._laboratory.inside, *_OWN_PROCESSOR, self._processor, *machine, *kernel],
-            stdin=subprocess.PIPE,
-        )
+        # A director must not wait for the processes of other machines: a real machine does not, either.
+        own_processor = [*REAL_TIME.split(), "taskset", "--cpu-list", self._processor]
+        unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command = [*own_processor, *unshare, "sh", "-c", _MACHINE, "sh", *kernel]
+        self._first = subprocess.Popen([*self._laboratory.inside, *command], stdin=subprocess.PIPE)
 
     def wait_until_up(self) -> None:
         """Return as soon as commands can be run on it."""
@@ -161,7 +90,7 @@ class Director:
     def kill(self) -> None:
         """Cut its power: it sends nothing more to the network."""
         self.end()
-        self._laboratory.do("ip", "link", "delete", self.name)
+        self._laboratory.do("ip", "link", "delete", self.port)
 
     @property
     def is_on(self) -> bool:
@@ -175,105 +104,44 @@ class Director:
             self._first.communicate()
             self._first = None
 
-    def unplug(self) -> None:
-        """Let no packet in or out; no other machine is informed."""
-        self._laboratory.do("ip", "link", "set", self.name, "nomaster")
 
-    def plug_in(self) -> None:
-        """Undo ``unplug``."""
-        self._laboratory.do("ip", "link", "set", self.name, "master", "switch")
+class Balanced(Cluster):
+    """All of it: three web servers with one store, two directors in front of them, and a client.
 
-    def command(self, *command: str) -> list[str]:
-        """Return the command to run on this machine in order to run a command there."""
-        return [*self._laboratory.inside, *self._agent(), *command]
+    It is not yet set up as a load balancer.
+    """
 
-    def run(self, *command: str) -> Done:
-        """Run a command in it, with any exit status."""
-        return self._laboratory.run(*self._agent(), *command)
+    tools = (
+        *(*Cluster.tools, "apache2", "linux.uml", "keepalived"),
+        *("ipvsadm", "modprobe", "nft", "tcpdump"),
+    )
+    devices = (*Cluster.devices, "/dev/net/tun")
+    needs_real_time = True
+    boot = f"{Cluster.boot}test ! -e {DISK}/$1/httpd.conf || {START}\n"
 
-    def do(self, *command: str) -> str:
-        """Run a command that must succeed; return its output."""
-        done = self.run(*command)
-        assert done.status == 0, done.output
-        return done.output
+    def __init__(self) -> None:
+        super().__init__("3")
+        self.directors: list[Director] = []
 
-    def _agent(self) -> list[str]:
-        return [f"{DISK}/bin/agent", "call", self.address]
-
-
-class Balanced:
-    """All of it: three web servers with one store, two directors in front of them, and a client."""
-
-    def __init__(self, laboratory: Laboratory) -> None:
-        self.laboratory = laboratory
-        self.servers = laboratory.machines
-        for name, text in (
-            ("reach", _REACH.encode()),
-            ("agent", _AGENT.read_bytes()),
-            ("systemctl", _SYSTEMCTL.read_bytes()),
-        ):
-            script = laboratory.path(f"{DISK}/bin/{name}")
-            script.write_bytes(text)
-            script.chmod(0o755)
-        shutil.copy(REPOSITORY / "deploy/apache/limiter.conf", laboratory.path(COPY))
-        shutil.copy(_RECORDED, laboratory.path(f"{COPY}/cgi-bin"))
-        laboratory.path(f"{DISK}/history").chmod(0o777)
-        laboratory.do("ip", "link", "set", "lo", "up")
-        # Otherwise it would change with each machine that is plugged in.
-        laboratory.do("ip", "link", "set", "switch", "address", "02:00:00:00:00:fe")
-        laboratory.do("ip", "addr", "add", f"{CLIENT}/24", "dev", "switch")
-        self.directors = [Director(laboratory, number) for number in (1, 2)]
-
-    def start(self) -> None:
+    def set_up(self) -> None:
         """Switch on the directors, and start Apache."""
+        super().set_up()
+        self.script = "loadbalancer"
+        self.put_program(f"{DISK}/bin/agent", (_HERE / "agent.py").read_text())
+        self.put_program(f"{COPY}/cgi-bin/recorded", _RECORDED)
+        self.directors += [Director(self, number) for number in (1, 2)]
         for director in self.directors:
             director.switch_on()
-        for server in self.servers:
+        for server in self.machines:
+            configure_apache(self, server, STORE, _LOCATION)
             start_apache(server)
         for director in self.directors:
             director.wait_until_up()
 
-    def restart(self, server: Machine) -> None:
-        """Switch on a web server that was killed, with all that it had enabled, and start Apache."""
-        server.start()
-        # Otherwise it would announce on the network that it has the address.
-        server.do(
-            "find", "/etc/sysctl.d", "-name", "*access-limiter*", "-exec", "sysctl", "-qp", "{}", "+"
-        )
-        server.do("systemctl", "default")
-        start_apache(server)
-
-    def end(self) -> None:
-        """End the directors, in any state."""
-        for director in self.directors:
-            director.end()
-
-    def write_inventory(self, accept: str) -> None:
-        """Add the directors, and the address that all of them serve, to the inventory of the store."""
-        lines = {
-            "vip": VIP,
-            "interface": "eth0",
-            "port": "80",
-            "health": "/cgi-bin/health.py",
-            "balance": "rr",
-            "accept": accept,
-        }
-        self.laboratory.write_inventory("3", **lines)
-        with self.laboratory.path(INVENTORY).open("a") as file:
-            for director in self.directors:
-                file.write(f"director={director.name} {director.address}\n")
-
-    def deploy(self, command: str, *arguments: str) -> Done:
-        """Run the deploy script with this inventory, with any exit status."""
-        return self.laboratory.run(
-            _DEPLOY, command, *arguments, "--inventory", INVENTORY, seconds=_DEADLINE
-        )
-
-    def do(self, command: str, *arguments: str) -> str:
-        """Run a command of the deploy script that must succeed; return its output."""
-        done = self.deploy(command, *arguments)
-        assert done.status == 0, done.output
-        return done.output
+    def accept_by(self, way: str) -> None:
+        """Write the inventory, with the way in which the web servers take the address."""
+        roles: dict[str, Sequence[Host]] = {"storage": self.machines, "director": self.directors}
+        self.put_inventory(roles, vip=VIP, interface="eth0", accept=way)
 
     def holder(self) -> Director:
         """Return the director that gets the client's packets."""
@@ -289,53 +157,25 @@ class Balanced:
 
     def holders(self) -> list[Director]:
         """Return the directors that report that they have the address."""
-        return [it for it in self.directors if it.do("ip", "-oneline", "address", "show", "to", VIP)]
+        return [director for director in self.directors if director.holds()]
 
     def _hardware_address(self) -> str:
-        self.laboratory.do("ip", "neighbour", "flush", "to", VIP)
-        self.laboratory.do("bash", "-c", f"echo >/dev/udp/{VIP}/9")
-        wait_for(lambda: "lladdr" in self._neighbour(), f"somebody has {VIP}")
-        said = self._neighbour().split()
-        return said[said.index("lladdr") + 1]
+        self.do("ip", "neighbour", "flush", "to", VIP)
+        self.do("bash", "-c", f"echo >/dev/udp/{VIP}/9")
+        wait_for(lambda: "lladdr" in self._neighbour(), f"a machine has {VIP}")
+        words = self._neighbour().split()
+        return words[words.index("lladdr") + 1]
 
     def _neighbour(self) -> str:
-        return self.laboratory.do("ip", "neighbour", "show", "to", VIP)
+        return self.do("ip", "neighbour", "show", "to", VIP)
+
+    def kill(self) -> None:
+        """End all of it."""
+        for director in self.directors:
+            director.end()
+        super().kill()
 
 
-def start_apache(server: Machine) -> None:
-    """Start Apache as the distribution does, with the limiter in it."""
-    directory = server.path(_SITE)
-    directory.mkdir(exist_ok=True)
-    text = _CONFIGURATION.format(name=server.name)
-    (directory / "httpd.conf").write_text(text)
-    server.do("apache2", "-f", f"{_SITE}/httpd.conf")
-
-
-def kill_apache(server: Machine) -> None:
-    """SIGKILL all its processes, which are one group."""
-    pid = server.path(f"{_SITE}/pid")
-    server.do("kill", "-9", "--", f"-{int(pid.read_text())}")
-    pid.unlink()
-
-
-@contextmanager
-def balanced() -> Iterator[Balanced]:
-    """Run all of it; it is not yet set up as a load balancer.
-
-    Skips the test where this is impossible.
-    """
-    for tool, package in _TOOLS.items():
-        if shutil.which(tool, path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
-            pytest.skip(f"{tool} is missing (package {package})")
-    if not Path("/dev/net/tun").exists():
-        pytest.skip("/dev/net/tun is missing")
-    permitted = subprocess.run(["chrt", "--fifo", "1", "true"], check=False, stderr=subprocess.DEVNULL)
-    if permitted.returncode != 0:
-        pytest.skip("a real-time priority is not permitted")
-    with cluster("3") as made:
-        all_of_it = Balanced(made)
-        try:
-            all_of_it.start()
-            yield all_of_it
-        finally:
-            all_of_it.end()
+def requests_logged(server: Machine) -> int:
+    """Return how many requests of the client are in the server's own log."""
+    return server.path(ACCESS_LOG).read_text().count(f"{CONTROL} {VIP} ")

@@ -2,72 +2,55 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 
 import pytest
 
 from tests.deploying import wait_for_silence
+from tests.laboratories.apache import kill_apache, start_apache
 from tests.laboratories.balancer.capture import capturing
-from tests.laboratories.balancer.laboratory import (
-    CLIENT,
-    VIP,
-    Balanced,
-    Director,
-    kill_apache,
-    start_apache,
-)
-from tests.laboratories.balancer.play import PATIENCE, Outage, Play, asking, measure, now
-from tests.laboratories.cluster.laboratory import MOUNT, Machine, wait_for
+from tests.laboratories.balancer.laboratory import Balanced, requests_logged
+from tests.laboratories.balancer.requesting import ClientRecording, cost, requesting
+from tests.laboratories.cluster.laboratory import MOUNT
+from tests.laboratories.machines import CONTROL, VIP, Machine, wait_for
+from tests.laboratories.recording import now
 
 pytestmark = pytest.mark.one_python
 
 CHECK = "/cgi-bin/check.py?app_id=acme"
-UNAVAILABLE = 503
+UNAVAILABLE = "503"
 
 
-def _ask(whole: Balanced, requests: int, patience: int = PATIENCE) -> Play:
-    with asking(whole.laboratory, CHECK, patience=patience) as play:
-        play.wait_for_number(requests)
-    return play
-
-
-def _mac(server: Machine) -> str:
-    (link,) = json.loads(server.do("ip", "-json", "link", "show", "eth0"))
-    mac: str = link["address"]
-    return mac
-
-
-def _asked(server: Machine) -> int:
-    """Return how many requests of the client are in the server's own log."""
-    return server.path("/run/apache/access.log").read_text().count(f"{CLIENT} {VIP} ")
+def _send(whole: Balanced, requests: int) -> ClientRecording:
+    with requesting(whole, CHECK) as recording:
+        recording.wait_for(lambda ended: len(ended) >= requests, f"{requests} requests")
+    return recording
 
 
 def test_a_second_installation_changes_nothing(whole: Balanced) -> None:
-    assert "\nNothing changed: all is in order.\n" in whole.do("install")
+    assert "\nNothing changed: all is in order.\n" in whole.deploy("install")
 
 
 def test_the_status_is_that_all_is_in_order(whole: Balanced) -> None:
     holder, other = whole.holder(), whole.other()
-    said = whole.do("status").splitlines()
-    assert f"{holder.name}: holds {VIP}" in said
-    assert f"{other.name}: does not hold {VIP}" in said
-    assert said[-1] == "All is in order."
+    lines = whole.deploy("status").splitlines()
+    assert f"{holder.name}: holds {VIP}" in lines
+    assert f"{other.name}: does not hold {VIP}" in lines
+    assert lines[-1] == "All is in order."
 
 
-def test_the_web_servers_are_asked_in_turn(whole: Balanced) -> None:
-    before = [_asked(server) for server in whole.servers]
+def test_the_web_servers_take_turns(whole: Balanced) -> None:
+    before = [requests_logged(server) for server in whole.machines]
 
     def counts() -> list[int]:
-        return [_asked(server) - count for server, count in zip(whole.servers, before)]
+        return [requests_logged(server) - count for server, count in zip(whole.machines, before)]
 
-    play = _ask(whole, 30)
-    assert not play.lost()
+    recording = _send(whole, 30)
+    assert not recording.lost()
     # Apache writes its log after the answer.
-    wait_for(lambda: sum(counts()) >= len(play.requests), "each request is in a log")
-    assert sum(counts()) == len(play.requests)
+    wait_for(lambda: sum(counts()) >= len(recording.requests), "each request is in a log")
+    assert sum(counts()) == len(recording.requests)
     assert max(counts()) - min(counts()) <= 1
 
 
@@ -77,28 +60,18 @@ def test_the_replies_do_not_pass_the_director(whole: Balanced) -> None:
 
 def judge_direct_return(whole: Balanced) -> None:
     """Check the packets at the director's network card, and the senders of what the client gets."""
+    holder = whole.holder()
     expression = f"host {VIP} and tcp port 80"
     with (
-        capturing(whole.holder().command(), "eth0", expression) as at_director,
-        capturing(whole.laboratory.inside, "switch", expression) as at_client,
+        capturing(whole, holder.port, expression) as at_director,
+        capturing(whole, "switch", expression) as at_client,
     ):
-        play = _ask(whole, 15)
-    assert not play.lost()
-    assert {(packet.source, packet.target) for packet in at_director} == {(CLIENT, VIP)}
-    macs = set(map(_mac, whole.servers))
-    assert {packet.target_mac for packet in at_director} == {whole.holder().mac} | macs
+        recording = _send(whole, 15)
+    assert not recording.lost()
+    assert {(packet.source, packet.target) for packet in at_director} == {(CONTROL, VIP)}
+    macs = {server.mac for server in whole.machines}
+    assert {packet.target_mac for packet in at_director} == {holder.mac} | macs
     assert {packet.source_mac for packet in at_client if packet.source == VIP} == macs
-
-
-def test_nobody_answers_where_no_web_server_takes_the_address(whole: Balanced) -> None:
-    try:
-        for server in whole.servers:
-            server.do("systemctl", "stop", "access-limiter-vip")
-        play = _ask(whole, 1, patience=1)
-    finally:
-        for server in whole.servers:
-            server.do("systemctl", "start", "access-limiter-vip")
-    assert {(it.status, it.error) for it in play.requests} == {(0, "TimeoutError")}
 
 
 @contextmanager
@@ -123,26 +96,6 @@ def _without_store(server: Machine) -> Iterator[None]:
         server.do("mount", MOUNT)
 
 
-@contextmanager
-def _without(director: Director) -> Iterator[None]:
-    """Cut the power; switch it on again at the end."""
-    director.kill()
-    try:
-        yield
-    finally:
-        director.start()
-
-
-@contextmanager
-def _cut_off(director: Director) -> Iterator[None]:
-    """Pull the network cable; plug it in again at the end."""
-    director.unplug()
-    try:
-        yield
-    finally:
-        director.plug_in()
-
-
 @pytest.mark.parametrize(
     ("number", "without", "what"),
     [
@@ -153,125 +106,104 @@ def _cut_off(director: Director) -> Iterator[None]:
 )
 def test_a_web_server_that_cannot_answer_leaves_and_comes_back(
     whole: Balanced,
-    outages: list[Outage],
+    outages: list[str],
     number: int,
     without: Callable[[Machine], AbstractContextManager[None]],
     what: str,
 ) -> None:
-    server = whole.servers[number]
-    with asking(whole.laboratory, CHECK) as play:
-        play.wait_until_served()
-        lost = now()
-        with without(server):
-            play.wait_until_served()
-            returned = now()
-        play.wait_for_server(server.name, returned)
-    _judge_departure(play, server, lost, returned)
-    outages.append(measure(what, play, lost, returned, server.name))
-
-
-def _judge_departure(play: Play, server: Machine, lost: int, returned: int) -> None:
-    """Only requests to that server were lost.  Then the server was out, and it came back by itself.
+    """Only requests to that server are lost.  Then the server is out, and it comes back by itself.
 
     test_loadbalancer.py calculates from the configuration how soon it must be out.
     """
-    unserved = play.lost()
+    server = whole.machines[number]
+    with requesting(whole, CHECK) as recording:
+        recording.wait_until_served()
+        lost = now()
+        with without(server):
+            recording.wait_until_served()
+            returned = now()
+        recording.wait_for_server(server.name, returned)
+    unserved = recording.lost()
     assert unserved
     assert {it.server for it in unserved} <= {server.name, ""}
     assert lost <= min(it.ended for it in unserved)
     last = max(it.begun for it in unserved)
-    between = [it for it in play.requests if last < it.begun and it.ended < returned]
+    between = [it for it in recording.requests if last < it.begun and it.ended < returned]
     assert between
     assert server.name not in {it.server for it in between}
+    outages.append(cost(what, recording, lost, returned, server.name))
 
 
-def test_a_director_answers_while_no_web_server_can(whole: Balanced, outages: list[Outage]) -> None:
-    with asking(whole.laboratory, CHECK) as play:
-        play.wait_until_served()
+def test_a_director_answers_while_no_web_server_can(whole: Balanced, outages: list[str]) -> None:
+    with requesting(whole, CHECK) as recording:
+        recording.wait_until_served()
         lost = now()
-        with _without_apache(*whole.servers):
-            play.wait_for_status(UNAVAILABLE)
+        with _without_apache(*whole.machines):
+            recording.wait_for(lambda ended: ended[-1].status == UNAVAILABLE, "the director answers")
             returned = now()
-        for server in whole.servers:
-            play.wait_for_server(server.name, returned)
-    sorry = [it for it in play.requests if it.status == UNAVAILABLE]
+        for server in whole.machines:
+            recording.wait_for_server(server.name, returned)
+    sorry = [it for it in recording.requests if it.status == UNAVAILABLE]
     first = min(it.begun for it in sorry)
     assert {it.server for it in sorry} == {""}
-    assert all(it.begun < first or it.status == UNAVAILABLE for it in play.lost())
-    after = measure(
-        'Apache of all web servers: "503" by the director', play, lost, returned, server.name
-    )
-    outages.append(after)
+    assert all(it.begun < first or it.status == UNAVAILABLE for it in recording.lost())
+    what = 'Apache of all web servers: "503" by the director'
+    outages.append(cost(what, recording, lost, returned, server.name))
 
 
-@dataclass
-class Loss:
-    """What happened when the director that had the address was lost and came back."""
+def test_a_lost_director_is_replaced_and_takes_nothing_back(whole: Balanced, outages: list[str]) -> None:
+    """Only requests that were under way are lost.
 
-    play: Play
-    gone: int
-    holder: Director
-    after: Director
-    in_the_end: Director
-
-
-@pytest.fixture(scope="module")
-def loss(whole: Balanced, outages: list[Outage]) -> Loss:
-    """Cut the power; switch it on again when the other director serves."""
-    holder = whole.holder()
-    with asking(whole.laboratory, CHECK) as play:
-        play.wait_until_served()
-        time = now()
-        with _without(holder):
-            gone = now()
-            play.wait_until_served()
-            after = whole.holder()
-        wait_for_silence(holder.do, lambda: holder in whole.holders())
-    outages.append(measure("the director that has the address", play, time))
-    return Loss(play, gone, holder, after, whole.holder())
-
-
-def test_the_address_moves_when_its_director_is_lost(loss: Loss) -> None:
-    assert loss.after is not loss.holder
-
-
-def test_only_requests_under_way_are_lost_with_a_director(loss: Loss) -> None:
-    """A connection begun while no director has the address is made when one has it."""
-    assert not loss.play.lost(loss.gone)
-
-
-def test_a_director_that_comes_back_leaves_the_address_where_it_is(loss: Loss) -> None:
-    assert loss.in_the_end is loss.after
-
-
-def test_the_address_moves_when_its_director_is_cut_off(whole: Balanced, outages: list[Outage]) -> None:
+    A connection begun while no director has the address is made when one has it.
+    """
     holder, other = whole.holder(), whole.other()
-    with asking(whole.laboratory, CHECK) as play:
-        play.wait_until_served()
+    with requesting(whole, CHECK) as recording:
+        recording.wait_until_served()
         lost = now()
-        with _cut_off(holder):
-            play.wait_until_served()
+        holder.kill()
+        try:
+            gone = now()
+            recording.wait_until_served()
             assert whole.holder() is other
+        finally:
+            holder.start()
+        wait_for_silence(holder.do, holder.holds)
+    assert whole.holder() is other
+    assert not recording.lost(gone)
+    outages.append(cost("the director that has the address", recording, lost))
+
+
+def test_the_address_moves_when_its_director_is_cut_off(whole: Balanced, outages: list[str]) -> None:
+    holder, other = whole.holder(), whole.other()
+    with requesting(whole, CHECK) as recording:
+        recording.wait_until_served()
+        lost = now()
+        holder.unplug()
+        try:
+            recording.wait_until_served()
+            assert whole.holder() is other
+        finally:
+            holder.plug_in()
         wait_for(lambda: len(whole.holders()) == 1, "one director has the address")
-        play.wait_until_served()
+        recording.wait_until_served()
     assert [whole.holder()] == whole.holders()
-    outages.append(measure("the network of the director that has the address", play, lost))
+    outages.append(cost("the network of the director that has the address", recording, lost))
 
 
-def test_failover_by_hand_moves_the_address_and_back(whole: Balanced, outages: list[Outage]) -> None:
+def test_failover_by_hand_moves_the_address_and_back(whole: Balanced) -> None:
     """Only requests that were under way when the address moved are lost."""
     holder, other = whole.holder(), whole.other()
     for there in (other, holder):
         with (
-            capturing(whole.laboratory.inside, "switch", f"arp src host {VIP}") as announced,
-            asking(whole.laboratory, CHECK) as play,
+            capturing(whole, "switch", f"arp src host {VIP}") as announced,
+            requesting(whole, CHECK) as recording,
         ):
-            play.wait_until_served()
+            recording.wait_until_served()
             begun = now()
-            assert f"{there.name} holds {VIP}\n" in whole.do("failover")
+            assert f"{there.name} holds {VIP}\n" in whole.deploy("failover")
             assert whole.holder() is there
-            play.wait_until_served()
+            recording.wait_until_served()
         moved = min(packet.time for packet in announced if packet.source_mac == there.mac)
         assert begun < moved
-        assert not play.lost(moved)
-        assert not [it for it in play.lost() if it.ended < begun]
+        assert not recording.lost(moved)
+        assert not [it for it in recording.lost() if it.ended < begun]

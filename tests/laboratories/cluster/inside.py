@@ -1,59 +1,60 @@
-"""What tests run as a process on a machine: ``inside.py FUNCTION COPY ROOT ARGUMENT...``."""
+"""What tests run as a process on a machine: ``inside.py FUNCTION COPY ARGUMENT...``."""
 
 import errno
+import itertools
 import os
 import posix
 import select
-import statistics
+import subprocess
 import sys
 import threading
-from time import perf_counter, process_time
+import time
 
 sys.path.insert(0, sys.argv[2])
 
 from limiter.core.furnish import _arrive
-from limiter.core.hit import Decision, hit
-from limiter.core.limit import Limit, clock, stamp
+from limiter.core.hit import hit
+from limiter.core.limit import clock
 from limiter.core.notation import parse
 from limiter.core.store import Store, StoreError
 from limiter.core.sweep import sweep_store
-from limiter.request.deadline import watch_call
-
-_SECONDS = 60.0
 
 
-def latency(root: str, apps: str) -> None:
-    """Print the CPU time that a hit adds to a listing and a rename, and the least time of these two.
+def request(check: str, history: str, offset: str, recorder: str, *apps: str) -> None:
+    """Send requests to check.py, for each app in turn, at least one, until standard input ends.
 
-    In microseconds.  The CPU time added is the difference of the two medians.
+    Add to the file ``history`` what each request records (see recorder.py), and before and after that these
+    lines: ``begun`` and the time, in microseconds of the machine's own clock; ``app`` and the app_id;
+    ``log`` and a line of standard error; ``ended`` and the time; ``status`` and the status.
     """
-    limits = parse("10/day")
-    store = Store(root)
-    hits, calls, least = [], [], []
-    for number in range(int(apps)):
-        for app in (f"hit{number}", f"calls{number}"):
-            hit(store, limits, app, 1, clock)
-        directory = f"{root}/calls{number}/{limits[0].directory(0)}"
-        for _ in range(limits[0].quota - 1):
-            begun, used = perf_counter(), process_time()
-            name = min(posix.listdir(directory))
-            posix.rename(f"{directory}/{name}", f"{directory}/{stamp(clock())}-{name[18:]}")
-            least.append(perf_counter() - begun)
-            between = process_time()
-            assert _decide(store, limits, f"hit{number}")
-            hits.append(process_time() - between)
-            calls.append(between - used)
-    print((statistics.median(hits) - statistics.median(calls)) * 1e6, min(least) * 1e6)
+    os.dup2(os.open(history, os.O_WRONLY | os.O_APPEND), 3)
 
+    def record(what: str, value: object) -> None:
+        os.write(3, f"{what} {value}\n".encode())
 
-def _decide(store: Store, limits: "tuple[Limit, ...]", app: str) -> Decision:
-    """Decide as the CGI door does."""
-
-    def late(error: StoreError) -> None:
-        raise error
-
-    decision, _ = watch_call(_SECONDS, late, hit, store, limits, app, 1, clock)  # type: ignore[arg-type]
-    return decision
+    for app in itertools.cycle(apps):
+        record("begun", time.time_ns() // 1000)
+        record("app", app)
+        request = subprocess.Popen(
+            ["/usr/bin/python3", "-IS", recorder, check, offset],
+            env={**os.environ, "QUERY_STRING": f"app_id={app}"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[3],
+        )
+        # For the client a request ends with its output.  The process may still hang in a call then.
+        assert request.stdout is not None
+        assert request.stderr is not None
+        output, log = request.stdout.read(), request.stderr.read()
+        end = time.time_ns() // 1000
+        for line in log.decode().splitlines():
+            record("log", line)
+        record("ended", end)
+        record("status", output.decode()[8:11])
+        request.poll()
+        if select.select([sys.stdin], [], [], 0)[0]:
+            break
 
 
 def list_at_once(root: str, threads: str) -> None:
@@ -62,17 +63,17 @@ def list_at_once(root: str, threads: str) -> None:
     Print a line when each thread was denied; then the errors of the listings, and the errors of the
     hits.
     """
-    met: list[str] = []
-    ended: list[str] = []
+    listings: list[str] = []
+    hits: list[str] = []
     limits, store, over = parse("1/day"), Store(root), threading.Event()
     begun = threading.Barrier(int(threads) + 1)
     listdir = posix.listdir
 
-    def meeting_listdir(path: str) -> "list[str]":
+    def recording_listdir(path: str) -> "list[str]":
         try:
             return listdir(path)
         except OSError as error:
-            met.append(errno.errorcode[error.errno or 0])
+            listings.append(errno.errorcode[error.errno or 0])
             raise
 
     def work(app: str) -> None:
@@ -83,20 +84,20 @@ def list_at_once(root: str, threads: str) -> None:
             try:
                 assert not hit(store, limits, app, 1, clock)[0]
             except StoreError as error:
-                ended.append(str(error))
+                hits.append(str(error))
 
     workers = [threading.Thread(target=work, args=(f"full{it % 8}",)) for it in range(int(threads))]
     for worker in workers:
         worker.start()
     begun.wait()
-    posix.listdir = meeting_listdir  # type: ignore[assignment]
+    posix.listdir = recording_listdir  # type: ignore[assignment]
     print("begun", flush=True)
     sys.stdin.read()
     over.set()
     for worker in workers:
         worker.join()
-    print(*met)
-    print(*ended, sep="; ")
+    print(*listings)
+    print(*hits, sep="; ")
 
 
 def furnish(root: str, limit: str, apps: str) -> None:

@@ -1,10 +1,9 @@
 """One request to check.py, unchanged, in a process that also records its clock and its renames.
 
-``python3 -IS recorder.py CHECK OFFSET`` writes to descriptor 3, one line each: ``ask`` and the time,
-before a listing, in microseconds of the machine's own clock; ``list`` and the names listed, after it;
-``time`` and each time that was read, in microseconds; ``try`` and both names, before a rename; ``did``,
-or ``not`` and the number of the error, after it.  The clock is OFFSET microseconds ahead.  Each line is
-written at once, so it is kept if the process is killed.
+``python3 -IS recorder.py CHECK OFFSET`` writes to descriptor 3, one line each: ``list`` and the names,
+after a listing; ``time`` and each time that was read, in microseconds; ``try`` and both names, before a
+rename; ``did``, or ``not`` and the number of the error, after it.  The clock is OFFSET microseconds ahead.
+Each line is written at once, so it is kept if the process is killed.
 """
 
 import posix
@@ -15,35 +14,34 @@ script, offset = sys.argv[1], int(sys.argv[2])
 listdir, rename, time_ns = posix.listdir, posix.rename, time.time_ns
 
 
-def _tell(what: str, value: object) -> None:
+def _record(what: str, value: object) -> None:
     posix.write(3, f"{what} {value}\n".encode())
 
 
-def _telling_listdir(path: str) -> "list[str]":
-    _tell("ask", time_ns() // 1000)
+def _recording_listdir(path: str) -> "list[str]":
     names = listdir(path)
-    _tell("list", " ".join(sorted(names)))
+    _record("list", " ".join(sorted(names)))
     return names
 
 
-def _telling_rename(old: str, new: str) -> None:
-    _tell("try", f"{old} {new}")
+def _recording_rename(old: str, new: str) -> None:
+    _record("try", f"{old} {new}")
     try:
         rename(old, new)
     except OSError as error:
-        _tell("not", error.errno)
+        _record("not", error.errno)
         raise
-    _tell("did", new)
+    _record("did", new)
 
 
-def _telling_time_ns() -> int:
+def _recording_time_ns() -> int:
     now = time_ns() + offset * 1000
-    _tell("time", now // 1000)
+    _record("time", now // 1000)
     return now
 
 
-posix.listdir = _telling_listdir  # type: ignore[assignment]
-posix.rename = _telling_rename  # type: ignore[assignment]
-time.time_ns = _telling_time_ns
+posix.listdir = _recording_listdir  # type: ignore[assignment]
+posix.rename = _recording_rename  # type: ignore[assignment]
+time.time_ns = _recording_time_ns
 with open(script, "rb") as text:
     exec(text.read(), {"__file__": script, "__name__": "__main__"})

@@ -2,11 +2,11 @@
 
 The API is moto's, with its certificate in place of Amazon's.  In front of moto stands what it does not
 do: credentials and policy are enforced, an address is on one interface only, and an Elastic IP is at an
-address.  Tests can also ask for faults, such as an answer that is held back.  The metadata service
-answers version 2 (IMDSv2) only.
+address.  Tests can also order faults, such as an answer that is delayed.  The metadata service answers
+version 2 (IMDSv2) only.
 
-Runs as a process of its own, which ends when its standard input ends.  It reads one request per line
-from there, ``[method, {argument: value}]`` in JSON, and answers each with one line on standard output.
+Runs as a process of its own, which ends when its standard input ends.  It reads one call of a method per
+line from there, ``[method, {argument: value}]`` in JSON, and prints each result on one line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -26,10 +25,10 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.elastic_ip_addresses import ElasticAddress
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.wrappers import Request, Response
 
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"
-HOST = f"ec2.{REGION}.amazonaws.com"
 METADATA = "169.254.169.254"
 ROLE = "web-server"
 
@@ -50,8 +49,6 @@ _at: dict[str, str] = {}
 
 ElasticAddress.private_ip_address = property(lambda self: _at.get(self.public_ip))  # type: ignore[assignment]
 
-Answer = tuple[str, str]
-
 
 class Cloud:
     """Two instances' part of EC2, with one Elastic IP that is at no interface yet."""
@@ -66,14 +63,14 @@ class Cloud:
         self._instances: dict[str, dict[str, Any]] = {}
         self._tokens: set[str] = set()
         self._policy: list[dict[str, Any]] = []
-        self._faults: list[list[Any]] = []
+        self._faults: dict[str, str] = {}
         self._calls: list[list[str]] = []
-        self._says_no = False
-        self._held = threading.Event()
+        self._metadata_fail = False
+        self._delayed = threading.Event()
         self._lock = threading.Lock()
         self._moto = DomainDispatcherApplication(create_backend_app)
 
-    # What the tests ask for
+    # What the tests call
 
     def add_elastic_ip(self, elastic_ip: str) -> None:
         """Add an Elastic IP of the account that belongs to neither machine of the pair."""
@@ -130,44 +127,39 @@ class Cloud:
         return [it["PrivateIpAddress"] for it in interface.private_ip_addresses]
 
     def let_in(self, rules: list[list[Any]]) -> None:
-        """Put these rules, ``[protocol, first port, last port, network]``, into the security group."""
-        self._group.ingress_rules.clear()
-        for protocol, first, last, network in rules:
-            self._backend.authorize_security_group_ingress(
-                self._group.id, protocol, first, last, [{"CidrIp": network}]
-            )
+        """Put these rules into the security group: ``[protocol, first port, last port, network]``.
 
-    def let_in_itself(self) -> None:
-        """Put one rule into the group: it lets in all that comes from the group itself, and nothing
-        else.
+        Without a network a rule lets in what comes from the group itself.
         """
         self._group.ingress_rules.clear()
-        itself = [{"GroupId": self._group.id}]
-        self._backend.authorize_security_group_ingress(
-            self._group.id, "-1", "-1", "-1", [], source_groups=itself
-        )
+        for protocol, first, last, network in rules:
+            networks = [{"CidrIp": network}] if network else []
+            groups = [] if network else [{"GroupId": self._group.id}]
+            self._backend.authorize_security_group_ingress(
+                self._group.id, protocol, first, last, networks, source_groups=groups
+            )
 
     def permit(self, policy: dict[str, Any]) -> None:
         """Attach this policy to the role."""
         self._policy = policy["Statement"]
 
-    def fail(self, call: str, kind: str, times: int = 1) -> None:
-        """Let the next calls of this kind fail: ``error``, ``throttle`` or ``hold``, until faults are
+    def fail(self, call: str, kind: str) -> None:
+        """Let the next call of that name fail: ``error``, ``throttle``, or ``delay`` until faults are
         forgotten.
         """
         with self._lock:
-            self._faults.append([call, kind, times])
+            self._faults[call] = kind
 
     def forget_faults(self) -> None:
-        """Let no further call fail; answer what was held back."""
+        """Let no further call fail; answer what was delayed."""
         with self._lock:
             self._faults.clear()
-            self._held.set()
-            self._held = threading.Event()
+            self._delayed.set()
+            self._delayed = threading.Event()
 
-    def hide_metadata(self, hidden: bool) -> None:
-        """Answer 500 to all requests for metadata."""
-        self._says_no = hidden
+    def fail_metadata(self, fail: bool) -> None:
+        """Answer no request for metadata."""
+        self._metadata_fail = fail
 
     def calls(self) -> list[list[str]]:
         """Return the calls since the last time, ``[address, call]``; a dry run is ``call?``."""
@@ -181,49 +173,42 @@ class Cloud:
         """WSGI."""
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
-        asked = {name: values[0] for name, values in parse_qs(body.decode()).items()}
-        said = self._answer(environ, asked)
-        if said is None:
+        parameters = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        answer = self._answer(environ, parameters)
+        if answer is None:
             return self._moto(environ, start_response)  # type: ignore[no-any-return]
-        status, text = said
-        start_response(status, [("Content-Type", "text/xml;charset=UTF-8")])
-        return [text.encode()]
+        return answer(environ, start_response)
 
-    def _answer(self, environ: dict[str, Any], asked: dict[str, str]) -> Answer | None:
-        call, caller = asked["Action"], environ["REMOTE_ADDR"]
+    def _answer(self, environ: dict[str, Any], parameters: dict[str, str]) -> Response | None:
+        call, caller = parameters["Action"], environ["REMOTE_ADDR"]
         with self._lock:
-            self._calls.append([caller, call + "?" * (asked.get("DryRun") == "true")])
+            self._calls.append([caller, call + "?" * (parameters.get("DryRun") == "true")])
         if (fault := self._fault(call)) is not None:
             return fault
         if not self._knows(environ, caller):
-            return _error("401 Unauthorized", "AuthFailure", "not these credentials")
-        if not self._permits(asked):
+            return _error(401, "AuthFailure", "not these credentials")
+        if not self._permits(parameters):
             message = (
                 f"You are not authorized to perform this operation. User: arn:aws:sts::{ACCOUNT}:"
                 f"assumed-role/{ROLE}/i-1 is not authorized to perform: ec2:{call} because no identity-based "
                 f"policy allows the ec2:{call} action. Encoded authorization failure message: ENCODED"
             )
-            return _error("403 Forbidden", "UnauthorizedOperation", message)
-        if asked.get("DryRun") == "true" or call not in _RESOURCES:
+            return _error(403, "UnauthorizedOperation", message)
+        if parameters.get("DryRun") == "true" or call not in _RESOURCES:
             return None
         with self._lock:
-            return self._assign(asked) if call == "AssignPrivateIpAddresses" else self._associate(asked)
+            assign = call == "AssignPrivateIpAddresses"
+            return self._assign(parameters) if assign else self._associate(parameters)
 
-    def _fault(self, call: str) -> Answer | None:
+    def _fault(self, call: str) -> Response | None:
         with self._lock:
-            fault = next((it for it in self._faults if it[0] == call), None)
-            if fault is None:
-                return None
-            fault[2] -= 1
-            if not fault[2]:
-                self._faults.remove(fault)
-            held = self._held
-        kind = fault[1]
+            kind, delayed = self._faults.pop(call, ""), self._delayed
         if kind == "error":
-            return _error("500 Internal Server Error", "InternalError", "An internal error has occurred")
+            return _error(500, "InternalError", "An internal error has occurred")
         if kind == "throttle":
-            return _error("503 Service Unavailable", "RequestLimitExceeded", "Request limit exceeded.")
-        held.wait()
+            return _error(503, "RequestLimitExceeded", "Request limit exceeded.")
+        if kind == "delay":
+            delayed.wait()
         return None
 
     def _knows(self, environ: dict[str, Any], caller: str) -> bool:
@@ -231,10 +216,10 @@ class Cloud:
         signed = f"Credential={credentials['AccessKeyId']}/" in environ.get("HTTP_AUTHORIZATION", "")
         return bool(signed and environ.get("HTTP_X_AMZ_SECURITY_TOKEN") == credentials["Token"])
 
-    def _permits(self, asked: dict[str, str]) -> bool:
-        kinds = _RESOURCES.get(asked["Action"], {})
-        resources = [(kind, asked[name]) for name, kind in kinds.items()]
-        action = f"ec2:{asked['Action']}"
+    def _permits(self, parameters: dict[str, str]) -> bool:
+        kinds = _RESOURCES.get(parameters["Action"], {})
+        resources = [(kind, parameters[name]) for name, kind in kinds.items()]
+        action = f"ec2:{parameters['Action']}"
         return all(
             any(
                 _matches(action, it["Action"])
@@ -257,14 +242,14 @@ class Cloud:
         (found,) = self._backend.describe_addresses(allocation_ids=[name])
         return {"ec2:PublicIpAddress": found.public_ip}
 
-    def _assign(self, asked: dict[str, str]) -> Answer | None:
-        address, eni = asked["PrivateIpAddress.1"], asked["NetworkInterfaceId"]
+    def _assign(self, parameters: dict[str, str]) -> Response | None:
+        address, eni = parameters["PrivateIpAddress.1"], parameters["NetworkInterfaceId"]
         others = [
             it
             for it in self._backend.describe_network_interfaces()
             if it.id != eni and address in self.addresses(it.id)
         ]
-        if others and asked.get("AllowReassignment") != "true":
+        if others and parameters.get("AllowReassignment") != "true":
             return _invalid(f"{address} is already assigned")
         if address in self._instances and self._instances[address]["eni"] != eni:
             return _invalid(f"{address} is a primary address")
@@ -272,18 +257,37 @@ class Cloud:
             self._backend.unassign_private_ip_addresses(it.id, [address])
         return None
 
-    def _associate(self, asked: dict[str, str]) -> Answer | None:
-        address = asked["PrivateIpAddress"]
-        if address not in self.addresses(asked["NetworkInterfaceId"]):
+    def _associate(self, parameters: dict[str, str]) -> Response | None:
+        address = parameters["PrivateIpAddress"]
+        if address not in self.addresses(parameters["NetworkInterfaceId"]):
             return _invalid(f"{address} is not assigned to this interface")
         _at[self._elastic_ip] = address
         return None
 
     # The metadata
 
-    def metadata(self, caller: str, path: str) -> str | None:
-        """Return what the instance at that address reads there; None if there is nothing."""
-        it = self._instances[caller]
+    def metadata(self, request: Request) -> Response:
+        """Answer a request for a token, or with a token for metadata.
+
+        An error is a page, too, so that a client that takes it for an answer is noticed.
+        """
+        if request.method == "PUT":
+            known = request.path == "/latest/api/token"
+            lasting = request.headers.get("X-aws-ec2-metadata-token-ttl-seconds")
+            if not (known and lasting) or self._metadata_fail:
+                return Response("<html>no</html>", 400)
+            token = secrets.token_urlsafe(40)
+            self._tokens.add(token)
+            return Response(token)
+        if request.headers.get("X-aws-ec2-metadata-token") not in self._tokens or self._metadata_fail:
+            return Response("<html>no</html>", 401)
+        known_paths = self._metadata_of(request.remote_addr or "")
+        text = known_paths.get(request.path.removeprefix("/latest/meta-data/"))
+        return Response("<html>no</html>", 404) if text is None else Response(text)
+
+    def _metadata_of(self, address: str) -> dict[str, str]:
+        """Return what the instance at that address reads, by path."""
+        it = self._instances[address]
         interface = f"network/interfaces/macs/{it['mac']}"
         return {
             "placement/region": REGION,
@@ -293,19 +297,7 @@ class Cloud:
             f"{interface}/subnet-id": self._subnet.id,
             "iam/security-credentials/": ROLE,
             f"iam/security-credentials/{ROLE}": json.dumps(it["credentials"]),
-        }.get(path)
-
-    def new_token(self) -> str | None:
-        """Return a new token, which gives access to the metadata."""
-        if self._says_no:
-            return None
-        token = secrets.token_urlsafe(40)
-        self._tokens.add(token)
-        return token
-
-    def is_open(self, token: str | None) -> bool:
-        """Return whether this token was issued."""
-        return token in self._tokens and not self._says_no
+        }
 
 
 def _matches(text: str, patterns: str | list[str]) -> bool:
@@ -313,40 +305,12 @@ def _matches(text: str, patterns: str | list[str]) -> bool:
     return any(fnmatch.fnmatchcase(text, it) for it in patterns)
 
 
-def _error(status: str, code: str, message: str) -> Answer:
-    return status, _ERROR.format(code, message)
+def _error(status: int, code: str, message: str) -> Response:
+    return Response(_ERROR.format(code, message), status, content_type="text/xml;charset=UTF-8")
 
 
-def _invalid(message: str) -> Answer:
-    return _error("400 Bad Request", "InvalidParameterValue", message)
-
-
-def _serve_metadata(cloud: Cloud) -> ThreadingHTTPServer:
-    class Handler(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            known = self.path == "/latest/api/token"
-            lasting = self.headers.get("X-aws-ec2-metadata-token-ttl-seconds")
-            self._answer(cloud.new_token() if known and lasting else None, 400)
-
-        def do_GET(self) -> None:
-            if not cloud.is_open(self.headers.get("X-aws-ec2-metadata-token")):
-                self._answer(None, 401)
-                return
-            path = self.path.removeprefix("/latest/meta-data/")
-            self._answer(cloud.metadata(self.client_address[0], path), 404)
-
-        def _answer(self, text: str | None, otherwise: int) -> None:
-            # An error is a page, too, so that a client that takes it for an answer is noticed.
-            body = ("<html>no</html>" if text is None else text).encode()
-            self.send_response(otherwise if text is None else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    return ThreadingHTTPServer((METADATA, 80), Handler)
+def _invalid(message: str) -> Response:
+    return _error(400, "InvalidParameterValue", message)
 
 
 class _Quiet(WSGIRequestHandler):
@@ -357,9 +321,9 @@ class _Quiet(WSGIRequestHandler):
 def main(address: str, certificate: str, key: str, elastic_ip: str, network: str) -> None:
     """Serve until standard input ends."""
     cloud = Cloud(elastic_ip, network)
-    files = (certificate, key)
-    api = make_server(address, 443, cloud, True, request_handler=_Quiet, ssl_context=files)
-    for server in (api, _serve_metadata(cloud)):
+    api = make_server(address, 443, cloud, True, 1, _Quiet, ssl_context=(certificate, key))
+    metadata = make_server(METADATA, 80, Request.application(cloud.metadata), True, 1, _Quiet)
+    for server in (api, metadata):
         threading.Thread(target=server.serve_forever, daemon=True).start()
     print("ready", flush=True)
     for line in sys.stdin:

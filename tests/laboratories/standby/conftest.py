@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.laboratories.standby.laboratory import Vpc, vpc
+from tests.laboratories.machines import running
+from tests.laboratories.standby.laboratory import Vpc
 
 
 @pytest.fixture(scope="package")
 def pair() -> Iterator[Vpc]:
     """Two web servers, with nothing installed on them yet."""
-    with vpc() as made:
-        made.write_pair()
+    with running(Vpc) as made:
         yield made

@@ -1,8 +1,6 @@
-"""A laboratory: two instances of EC2, their network, their cloud, and a client.
+"""Two instances of EC2, their network, their cloud, and a client.
 
-It builds on the laboratory of the cluster: machines are namespaces, and everything ends with the tests,
-however they end.  Calls to the cloud go to the cloud of this laboratory, at the true names and
-addresses.
+Calls to the cloud go to the cloud of this laboratory, at the true names and addresses.
 """
 
 from __future__ import annotations
@@ -10,185 +8,89 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.laboratories.cluster.laboratory import COPY, DISK, Done, Laboratory, Machine, wait_for
-from tests.places import PYTHON, REPOSITORY
+from tests.laboratories.apache import START, configure_apache
+from tests.laboratories.machines import (
+    BOOT,
+    CONTROL,
+    DISK,
+    KEEPALIVED_BOOT,
+    NETWORK,
+    REAL_TIME,
+    USER,
+    VIP,
+    Done,
+    Laboratory,
+    Machine,
+    begin,
+    line_of,
+    wait_for,
+)
+from tests.places import REPOSITORY
 
-VIP = "10.77.0.100"
 ELASTIC_IP = "203.0.113.10"
-LOG = "/var/log/access-limiter-takeover.log"
+ASSIGN = "AssignPrivateIpAddresses"
+ASSOCIATE = "AssociateAddress"
+DESCRIBE = "DescribeAddresses"
 TAKEOVER = "/usr/libexec/keepalived/access-limiter-takeover"
-CONF = "/etc/keepalived/keepalived.conf"
 
 _POLICY = (REPOSITORY / "deploy/standby/policy.json").read_text()
 POLICY: dict[str, Any] = json.loads(_POLICY.replace("ELASTIC_IP", ELASTIC_IP))
-"""The inventory as it is rendered."""
+"""The policy as it is rendered."""
 
-_NETWORK = "10.77.0.0/24"
-_CLOUD = "10.77.0.254"
+_HERE = Path(__file__).parent
 _HOST = "ec2.eu-central-1.amazonaws.com"
 _METADATA = "169.254.169.254"
-_DEPLOY = REPOSITORY / "deploy/standby/standby"
-_DEADLINE = 300
+_CERTIFICATE = f"{DISK}/certificate"
+_KEY = f"{DISK}/key"
 _STORE = "/var/lib/access-limiter-laboratory"
-_TOOLS = {
-    "keepalived": "keepalived",
-    "aws": "awscli",
-    "ip": "iproute2",
-    "curl": "curl",
-    "apache2": "apache2-bin",
-    "openssl": "openssl",
-}
-_PATH = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOG = "/var/log/access-limiter-takeover.log"
 
-# What serves and what watches has real-time priority, as if each machine had a processor of its own.  It
-# does not wait for the processes of other machines.  The AWS CLI works for long and has no such
-# priority.  It also has no time-out that a busy machine could exceed, unless a test asks for one.
-_OWN_PROCESSOR = "chrt --fifo 1"
 _AWS = f"/usr/bin/python3 -I {DISK}/aws.py"
 """The AWS CLI, run by Debian's Python, which has it."""
+
 _IMPATIENT = f"{DISK}/impatient"
+# No time-out that a busy machine could exceed, unless a test needs one.  The last of two is valid.
 _WRAPPERS = {
     "aws": f"""seconds=60
 ! rm {_IMPATIENT} 2>/dev/null || seconds=1
-for word; do
-  case $last in --cli-*-timeout) word=$seconds ;; esac
-  shift
-  set -- "$@" "$word"
-  last=$word
-done
-exec {_AWS} call "$@"
+exec {_AWS} call "$@" --cli-connect-timeout $seconds --cli-read-timeout $seconds
 """,
     "timeout": """shift 3  # -k 1 SECONDS
 exec /usr/bin/timeout -k 1 300 "$@"
 """,
-    "curl": """for word; do
-  test "$last" != --max-time || word=60
-  shift
-  set -- "$@" "$word"
-  last=$word
-done
-exec /usr/bin/curl "$@"
-""",
+    "curl": 'exec /usr/bin/curl "$@" --max-time 60\n',
 }
-
-# The part that the script uses.  What is enabled is started when the machine starts.
-_SYSTEMCTL = f"""#!/bin/sh
-runs() {{
-  test -e /run/keepalived.pid && kill -0 "$(cat /run/keepalived.pid)" 2>/dev/null
-}}
-start() {{
-  runs && return
-  rm -f /run/keepalived.pid
-  setsid {_OWN_PROCESSOR} keepalived --dont-fork --log-console </dev/null >>/var/log/keepalived 2>&1 &
-  until runs; do sleep 0.05; done
-}}
-stop() {{
-  runs && kill "$(cat /run/keepalived.pid)"
-  while runs; do sleep 0.05; done
-}}
-PATH={DISK}/bin:{_PATH}
-case "$*" in
-  "-q is-enabled keepalived") test -e /etc/enabled-keepalived ;;
-  "-q is-active keepalived") runs ;;
-  "enable --now keepalived") touch /etc/enabled-keepalived && start ;;
-  "disable --now keepalived") rm /etc/enabled-keepalived && stop ;;
-  "start keepalived") start ;;
-  "stop keepalived") stop ;;
-  "reload keepalived") kill -HUP "$(cat /run/keepalived.pid)" ;;
-  *) echo "systemctl: not in this laboratory: $*" >&2; exit 1 ;;
-esac
-"""
-_BOOT = f"""
-ip link set eth0 address "$1"
-ip route add {_METADATA} dev eth0 src "$2"
-upper={DISK}/$3/libexec
-mkdir -p "$upper" "$upper.work"
-mount -t overlay overlay -o "lowerdir=/usr/libexec,upperdir=$upper,workdir=$upper.work" /usr/libexec
-grep -q {_HOST} /etc/hosts || echo {_CLOUD} {_HOST} >>/etc/hosts
-install -d -o www-data {_STORE}
-{_OWN_PROCESSOR} apache2 -f {DISK}/$3/httpd.conf -k start
-{_AWS} serve
-test ! -e /etc/enabled-keepalived || systemctl start keepalived
-"""
-_APACHE = """\
-ServerRoot "/run"
-ServerName {name}
-Listen 0.0.0.0:80
-PidFile "/run/apache2.pid"
-ErrorLog "/var/log/apache-error.log"
-DefaultRuntimeDir "/run"
-{modules}
-ScriptSock "/run/cgid"
-User www-data
-Group www-data
-<Directory />
-    Require all denied
-</Directory>
-Header always set Served-By {name}
-Define LIMITER_HOME "{home}"
-Define LIMITER_ROOT "{store}"
-Include "{home}/limiter.conf"
-"""
-_MODULES = "/usr/lib/apache2/modules"
 
 
 class Instance(Machine):
-    """A web server: ``name``, ``address``, and its network interface at EC2, ``eni``."""
+    """A web server, and its network interface at EC2, ``eni``."""
 
     def __init__(self, vpc: Vpc, number: int) -> None:
-        super().__init__(vpc, number)
+        super().__init__(vpc, f"web{number}", number)
         self._takeovers: list[subprocess.Popen[str]] = []
-        self._mac = f"02:00:0a:4d:00:0{number}"
-        self.eni: str = vpc.ask("add_instance", address=self.address, mac=self._mac)
-        names = ("mpm_event", "authz_core", "alias", "env", "headers", "cgid")
-        modules = "\n".join(f"LoadModule {it}_module {_MODULES}/mod_{it}.so" for it in names)
-        text = _APACHE.format(name=self.name, modules=modules, home=COPY, store=_STORE)
-        vpc.path(f"{DISK}/{self.name}/httpd.conf").write_text(text)
+        self.eni: str = vpc.call("add_instance", address=self.address, mac=self.mac)
+        configure_apache(vpc, self, _STORE)
 
-    def start(self) -> None:
-        """Switch it on, with its web server, and with keepalived if that is enabled."""
-        super().start()
-        self.do("sh", "-ec", _BOOT, "sh", self._mac, self.address, self.name)
+    def start_takeover(self) -> subprocess.Popen[str]:
+        """Begin to take over, by hand."""
+        command = self.command(f"{DISK}/bin/takeover", VIP, ELASTIC_IP, "eth0")
+        self._takeovers.append(begin(command, new_session=True))
+        return self._takeovers[-1]
 
-    def holds(self) -> bool:
-        """Return whether it has the address, as far as it knows."""
-        return f" {VIP}/" in self.do("ip", "-o", "-4", "address", "show", "dev", "eth0")
-
-    def start_takeover(self, *options: str, soon: bool = False) -> subprocess.Popen[str]:
-        """Begin to take over, by hand; with ``soon`` it looks again after a second."""
-        text = (REPOSITORY / "deploy/standby/takeover").read_text()
-        if soon:
-            text = re.sub("^(LATE|WATCH)=.*", r"\1=1", text, flags=re.MULTILINE)
-        program = self.path(f"{DISK}/bin/takeover")
-        program.write_text(text)
-        program.chmod(0o755)
-        process = subprocess.Popen(
-            self.command(f"{DISK}/bin/takeover", *options, VIP, ELASTIC_IP, "eth0"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
-        )
-        self._takeovers.append(process)
-        return process
-
-    def takes_over(self, *options: str, soon: bool = False) -> Done:
+    def take_over(self) -> Done:
         """Take over by hand, with any exit status."""
-        return finish(self.start_takeover(*options, soon=soon))
+        return end_of(self.start_takeover())
 
     def be_impatient(self) -> None:
         """Wait only a second for the next answer from Amazon."""
@@ -196,7 +98,7 @@ class Instance(Machine):
 
     def logged(self, text: str) -> int:
         """Return how often its keepalived has logged this."""
-        return self.path("/var/log/keepalived").read_text().count(text)
+        return self.path("/var/log/keepalived.log").read_text().count(text)
 
     def end_takeovers(self) -> None:
         """End the takeovers begun by hand, and their second look.  Calls under way may finish."""
@@ -207,8 +109,12 @@ class Instance(Machine):
 
     def log(self) -> str:
         """Return the log of the takeovers."""
-        file = self.path(LOG)
+        file = self.path(_LOG)
         return file.read_text() if file.exists() else ""
+
+    def forget_log(self) -> None:
+        """Remove it."""
+        self.path(_LOG).unlink(missing_ok=True)
 
     def lose_store(self) -> None:
         """Let its web server admit no requests."""
@@ -244,108 +150,98 @@ def _members(session: int) -> list[int]:
     return members
 
 
+def end_of(process: subprocess.Popen[str]) -> Done:
+    """Return how a takeover ends.
+
+    It is not collected earlier: until then no other process gets the number of its group.
+    """
+    assert process.stdout is not None
+    output = process.stdout.read()
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    return Done(process.args, ended.si_status, output)
+
+
 class Vpc(Laboratory):
-    """The instances, by number from 1, the cloud, and the client, which is where the switch is."""
+    """Two instances with a web server each, the cloud, and the client, which is where the switch is."""
+
+    script = "standby"
+    tools = (*Laboratory.tools, "apache2", "keepalived", "aws", "curl", "openssl")
+    needs_real_time = True
+    environ = f"AWS_CA_BUNDLE={_CERTIFICATE}"
+    # What serves and what watches does not wait for other machines.  The AWS CLI works for long, and does.
+    boot = f"""
+ip route add {_METADATA} dev eth0 src "$2"
+upper={DISK}/$1/libexec
+mkdir -p "$upper" "$upper.work"
+mount -t overlay overlay -o "lowerdir=/usr/libexec,upperdir=$upper,workdir=$upper.work" /usr/libexec
+grep -q {_HOST} /etc/hosts || echo {CONTROL} {_HOST} >>/etc/hosts
+install -d -o {USER} {_STORE}
+{REAL_TIME} {START}
+{_AWS} serve
+{KEEPALIVED_BOOT}{BOOT}"""
 
     def __init__(self) -> None:
+        if importlib.util.find_spec("moto") is None:
+            pytest.skip("moto is missing (pip install 'moto[ec2,server]')")
         super().__init__()
         self._cloud: subprocess.Popen[str] | None = None
         self.instances: list[Instance] = []
 
-    def build(self, instances: int) -> None:
-        """Start the cloud, and so many instances in it."""
-        self._write_tools()
-        # Otherwise the switch has the address of a port, and another one when that machine is lost.
-        self.do("ip", "link", "set", "switch", "address", "02:00:0a:4d:00:fe")
-        self.do("ip", "address", "add", f"{_CLOUD}/24", "dev", "switch")
-        self.do("ip", "address", "add", f"{_METADATA}/32", "dev", "switch")
-        self.do("ip", "link", "set", "lo", "up")
-        code = f"from pathlib import Path; from tests.places import install; install(Path('{COPY}'))"
-        self.do("sh", "-ec", f'cd "$0"; exec {PYTHON} -Bc "$1"', REPOSITORY, code)
-        shutil.copy(REPOSITORY / "deploy/apache/limiter.conf", self.path(COPY))
-        self._start_cloud()
-        self.ask("permit", policy=POLICY)
-        self.let_in()
-        for number in range(1, instances + 1):
-            self.instances.append(Instance(self, number))
-            self.machines.append(self.instances[-1])
-            self.instances[-1].start()
-
-    def _write_tools(self) -> None:
-        shutil.copy(Path(__file__).with_name("aws.py"), self.path(DISK))
-        tools = self.path(f"{DISK}/bin")
-        (tools / "systemctl").write_text(_SYSTEMCTL)
+    def set_up(self) -> None:
+        """Start the cloud, and the instances in it."""
+        shutil.copy(_HERE / "aws.py", self.path(DISK))
+        takeover = (REPOSITORY / "deploy/standby/takeover").read_text()
+        self.put_program(f"{DISK}/bin/takeover", takeover)
         for name, text in _WRAPPERS.items():
-            (tools / name).write_text(f"#!/bin/sh\n{text}")
-            (tools / name).chmod(0o755)
-        enter = (tools / "enter").read_text()
-        exported = f"export PATH={DISK}/bin:{_PATH} AWS_CA_BUNDLE={DISK}/certificate TMPDIR=/tmp\n"
-        (tools / "enter").write_text(
-            "".join(
-                exported if it.startswith("export ") else it for it in enter.splitlines(keepends=True)
-            )
-        )
+            self.put_program(f"{DISK}/bin/{name}", f"#!/bin/sh\n{text}")
+        self.do("ip", "address", "add", f"{_METADATA}/32", "dev", "switch")
+        self.install_package()
+        self._start_cloud()
+        self.call("permit", policy=POLICY)
+        self.let_in()
+        for number in (1, 2):
+            self.instances.append(self.add(Instance(self, number)))
+        self.write_pair()
 
     def _start_cloud(self) -> None:
-        files = ("-keyout", f"{DISK}/key", "-out", f"{DISK}/certificate")
+        files = ("-keyout", _KEY, "-out", _CERTIFICATE)
         name = ("-subj", f"/CN={_HOST}", "-addext", f"subjectAltName=DNS:{_HOST}")
         self.do("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *files, *name)
-        arguments = (_CLOUD, f"{DISK}/certificate", f"{DISK}/key", ELASTIC_IP, _NETWORK)
-        self._cloud = subprocess.Popen(
-            [*self.inside, sys.executable, str(Path(__file__).with_name("cloud.py")), *arguments],
-            env={**os.environ, "TMPDIR": DISK},  # a certificate left there goes with it
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._cloud.stdout is not None
-        assert self._cloud.stdout.readline() == "ready\n", "the cloud does not start"
+        arguments = (CONTROL, _CERTIFICATE, _KEY, ELASTIC_IP, NETWORK)
+        # A certificate that it leaves in TMPDIR goes with the laboratory.
+        python = ["env", f"TMPDIR={DISK}", sys.executable]
+        command = [*self.inside, *python, str(_HERE / "cloud.py"), *arguments]
+        self._cloud = begin(command, stderr=None)
+        assert line_of(self._cloud) == "ready\n", "the cloud does not start"
 
-    def ask(self, method: str, **arguments: object) -> Any:
+    def call(self, method: str, **arguments: object) -> Any:
         """Call a method of the cloud by its name."""
         assert self._cloud is not None
-        assert self._cloud.stdin is not None
-        assert self._cloud.stdout is not None
         print(json.dumps([method, arguments]), file=self._cloud.stdin, flush=True)
-        return json.loads(self._cloud.stdout.readline())
+        return json.loads(line_of(self._cloud))
 
-    def let_in(self) -> None:
-        """Put the rules that the pair needs into the security group."""
-        web = ["tcp", 80, 80, "0.0.0.0/0"]
-        self.ask("let_in", rules=[["112", -1, -1, _NETWORK], web])
+    def let_in(self, vrrp_from: str = NETWORK) -> None:
+        """Put the rules that the pair needs into the security group: VRRP from there, and clients."""
+        self.call("let_in", rules=[["112", -1, -1, vrrp_from], ["tcp", 80, 80, "0.0.0.0/0"]])
 
     def write_pair(self, **changes: str) -> None:
         """Write the inventory of the pair; an empty value is left out."""
-        lines = {
-            "vip": VIP,
-            "interface": "eth0",
-            "port": "80",
-            "health": "/cgi-bin/health.py",
-            "elastic_ip": ELASTIC_IP,
-            "remote": f"{DISK}/bin/reach %n",
-            **changes,
-        }
-        pair = "".join(f"standby={it.name} {it.address}\n" for it in self.instances)
-        text = pair + "".join(f"{name}={value}\n" for name, value in lines.items() if value)
-        self.path(f"{DISK}/cluster.conf").write_text(text)
-
-    def deploy(self, command: str, *arguments: str) -> Done:
-        """Run the deploy script with this inventory, with any exit status."""
-        inventory = ("--inventory", f"{DISK}/cluster.conf")
-        return self.run(_DEPLOY, command, *arguments, *inventory, seconds=_DEADLINE)
+        settings = {"vip": VIP, "interface": "eth0", "elastic_ip": ELASTIC_IP, **changes}
+        self.put_inventory({"standby": self.instances}, **settings)
 
     def served_by(self) -> str:
         """Return the name of the machine that answers a client at the address; empty if none does."""
         url = f"http://{VIP}/cgi-bin/check.py?app_id=acme"
         # A missing machine is noticed soon; a busy one may take its time to answer.
         limits = ("--connect-timeout", "1", "--max-time", "60")
-        wanted = ("-w", "%header{served-by}")
-        return self.run("curl", "-s", "-o", "/dev/null", *limits, *wanted, url).output
+        wanted = ("-w", "%header{x-server}")
+        return self.run("curl", "-s", "-o", "/dev/null", *limits, *wanted, url).stdout
 
     def elastic_ip_is_at(self, instance: Instance) -> bool:
         """Return whether the Elastic IP is at the address there, and the interface has that address."""
-        at = self.ask("elastic_ip")
-        return bool(at == [instance.eni, VIP] and VIP in self.ask("addresses", eni=instance.eni))
+        at = self.call("elastic_ip")
+        return bool(at == [instance.eni, VIP] and VIP in self.call("addresses", eni=instance.eni))
 
     def is_at(self, instance: Instance) -> bool:
         """Return whether the address for clients and the Elastic IP are both there."""
@@ -358,10 +254,8 @@ class Vpc(Laboratory):
     def keep_apart(self, apart: bool) -> None:
         """Let no instance hear another; each still has the cloud and the clients."""
         for it in self.instances:
-            port = f"port{it.name.removeprefix('web')}"
-            self.do(
-                "ip", "link", "set", port, "type", "bridge_slave", "isolated", "on" if apart else "off"
-            )
+            isolated = ("type", "bridge_slave", "isolated", "on" if apart else "off")
+            self.do("ip", "link", "set", it.port, *isolated)
 
     def kill(self) -> None:
         """End all of it."""
@@ -369,35 +263,3 @@ class Vpc(Laboratory):
             self._cloud.kill()
             self._cloud.communicate()
         super().kill()
-
-
-def finish(process: subprocess.Popen[str]) -> Done:
-    """Return how a takeover ends.
-
-    It is not collected earlier: until then no other process gets the number of its group.
-    """
-    assert process.stdout is not None
-    said = process.stdout.read()
-    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert ended is not None
-    return Done(ended.si_status, said)
-
-
-@contextmanager
-def vpc(instances: int = 2) -> Iterator[Vpc]:
-    """Make so many instances, with a web server each.  Skips the test where this is impossible."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make machines of namespaces")
-    for tool, package in _TOOLS.items():
-        if shutil.which(tool, path=_PATH) is None:
-            pytest.skip(f"{tool} is missing (package {package})")
-    if importlib.util.find_spec("moto") is None:
-        pytest.skip("moto is missing (pip install 'moto[ec2,server]')")
-    with ExitStack() as stack:
-        try:
-            made = Vpc()
-        except OSError as error:
-            pytest.skip(f"namespaces cannot be made here: {error}")
-        stack.callback(made.kill)
-        made.build(instances)
-        yield made

@@ -3,10 +3,10 @@
 
 It reads ExecStart=, ExecStop=, ExecReload=, Type= and RemainAfterExit=.  Of enabled units it also reads
 PartOf=, ReloadPropagatedFrom= and WantedBy=, if these name services.  ``systemctl default`` starts what
-is enabled, when a machine starts.
+is enabled, when a machine starts.  The output of SERVICE is in /var/log/SERVICE.log.
 
-The scripts often ask whether something runs, and user-mode-linux is slow at loading a module.  So
-modules that only other commands need are imported in those.
+The scripts often call it, and user-mode-linux is slow at loading a module.  So modules that only some
+commands need are imported in those.
 """
 
 import os
@@ -19,13 +19,16 @@ RUNNING = "/run/systemctl"
 
 class Unit:
     def __init__(self, name: str) -> None:
-        self.name = name if name.endswith(".service") else f"{name}.service"
-        files = [f"{place}/{self.name}" for place in PLACES]
+        service = name.removesuffix(".service")
+        self.name = f"{service}.service"
+        kind, at, instance = service.partition("@")
+        files = [f"{place}/{kind}{at}.service" for place in PLACES]
         self.file = next(filter(os.path.exists, files), "")
         if not self.file:
             sys.exit(f"systemctl: Unit {self.name} could not be found.")
-        self._lines = _read(self.file).replace("\\\n", " ").splitlines()
+        self._lines = _read(self.file).replace("\\\n", " ").replace("%i", instance).splitlines()
         self._state = f"{RUNNING}/{self.name}"
+        self._log = f"/var/log/{service}.log"
         self.link = f"{WANTED}/{self.name}"
 
     def _all(self, key: str) -> "list[str]":
@@ -50,6 +53,15 @@ class Unit:
         units = [Unit(name) for name in _wanted() if name != self.name]
         return [unit for unit in units if self.name in " ".join(unit._all(key)).split()]
 
+    def enable(self) -> None:
+        os.makedirs(WANTED, exist_ok=True)
+        if not os.path.islink(self.link):
+            os.symlink(self.file, self.link)
+
+    def disable(self) -> None:
+        if os.path.islink(self.link):
+            os.unlink(self.link)
+
     def start(self) -> None:
         if not self.is_active():
             self._start()
@@ -63,13 +75,9 @@ class Unit:
         (kind,) = self._all("Type")[-1:] or ["simple"]
         pid = 0
         for command in self._commands("ExecStart"):
-            with open(f"{self._state}.journal", "ab") as journal:
+            with open(self._log, "ab") as log:
                 process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=journal,
-                    stderr=journal,
-                    start_new_session=True,
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
             if kind in ("oneshot", "forking"):
                 if process.wait():
@@ -146,34 +154,21 @@ def _is_alive(pid: int) -> bool:
 
 
 def _main() -> None:
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    now = "--now" in sys.argv
-    what, names = words[0], words[1:]
+    what, *names = [word for word in sys.argv[1:] if not word.startswith("-")]
     if what == "daemon-reload":
         return
     if what == "default":
-        names = _wanted()
-        what = "start"
+        what, names = "start", _wanted()
     for unit in map(Unit, names):
         if what == "is-active":
             sys.exit(not unit.is_active())
-        elif what == "is-enabled":
+        if what == "is-enabled":
             sys.exit(not os.path.islink(unit.link))
-        elif what == "enable":
-            os.makedirs(WANTED, exist_ok=True)
-            if not os.path.islink(unit.link):
-                os.symlink(unit.file, unit.link)
-        elif what == "disable":
-            if os.path.islink(unit.link):
-                os.unlink(unit.link)
-        elif what in ("start", "stop", "reload", "restart"):
-            getattr(unit, what)()
-        else:
+        if what not in ("enable", "disable", "start", "stop", "reload", "restart"):
             sys.exit(f"systemctl: not in this laboratory: {' '.join(sys.argv[1:])}")
-        if now and what == "enable":
-            unit.start()
-        elif now:
-            unit.stop()
+        getattr(unit, what)()
+        if "--now" in sys.argv:
+            (unit.start if what == "enable" else unit.stop)()
 
 
 _main()
