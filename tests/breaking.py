@@ -12,28 +12,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from limiter.doctor.meeting import PLACE
-from tests import hanging
+from tests.hanging import PassThrough, hanging_mount, serve
 
 OLD = 10
 _OLD_NEWS = 300
 """How often PLACE is listed as before: doctors that wait for messages list it every millisecond."""
 
 
-class _SeveralWinners(hanging._Through):
+class _SeveralWinners(PassThrough):
     """A rename succeeds although its name has just gone."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self._renamed: dict[str, str] = {}
+    _renamed: ClassVar[dict[str, str]] = {}
 
     def getattr(self, path: str, file: int | None = None) -> dict[str, int]:
         try:
             return super().getattr(path, file)
         except FileNotFoundError:
-            return super().getattr(self._renamed[path]) if path in self._renamed else _missing(path)
+            if path not in self._renamed:
+                raise
+            return super().getattr(self._renamed[path])
 
     def rename(self, old: str, new: str) -> None:
         try:
@@ -44,19 +44,14 @@ class _SeveralWinners(hanging._Through):
 
     def unlink(self, path: str) -> None:
         super().unlink(path)
-        self._renamed = {old: new for old, new in self._renamed.items() if new != path}
+        for old in [old for old, new in self._renamed.items() if new == path]:
+            del self._renamed[old]
 
 
-def _missing(path: str) -> dict[str, int]:
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-
-
-class _OldListings(hanging._Through):
+class _OldListings(PassThrough):
     """Listing a directory returns an old listing a fixed number of times before a new one is read."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self._listed: dict[str, tuple[int, list[str]]] = {}
+    _listed: ClassVar[dict[str, tuple[int, list[str]]]] = {}
 
     def readdir(self, path: str, file: int) -> list[str]:
         left, names = self._listed.get(path, (0, []))
@@ -66,7 +61,7 @@ class _OldListings(hanging._Through):
         return names
 
 
-class _NamesTwice(hanging._Through):
+class _NamesTwice(PassThrough):
     """A directory shows one name twice."""
 
     def readdir(self, path: str, file: int) -> list[str]:
@@ -74,7 +69,7 @@ class _NamesTwice(hanging._Through):
         return [*names, names[-1]]
 
 
-class _NamesMissing(hanging._Through):
+class _NamesMissing(PassThrough):
     """A directory does not show all its names."""
 
     def readdir(self, path: str, file: int) -> list[str]:
@@ -82,16 +77,16 @@ class _NamesMissing(hanging._Through):
         return names[:-1] if len(names) > 4 else names
 
 
-class _NoDirectoryRename(hanging._Through):
+class _NoDirectoryRename(PassThrough):
     """A directory cannot be renamed, like one in a lower layer of an overlay."""
 
     def rename(self, old: str, new: str) -> None:
-        if os.path.isdir(self._backing + old):
+        if os.path.isdir(self._at(old)):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         super().rename(old, new)
 
 
-class _ClocksApart(hanging._Through):
+class _ClocksApart(PassThrough):
     """The file system's clock is one minute behind."""
 
     def getattr(self, path: str, file: int | None = None) -> dict[str, int]:
@@ -99,7 +94,7 @@ class _ClocksApart(hanging._Through):
         return {**status, "st_mtime": status["st_mtime"] - 60_000_000_000}
 
 
-class _Slow(hanging._Through):
+class _Slow(PassThrough):
     """Listing a directory that is measured takes long."""
 
     def readdir(self, path: str, file: int) -> list[str]:
@@ -116,17 +111,16 @@ FLAWS = {
     "no directory rename": _NoDirectoryRename,
     "clocks apart": _ClocksApart,
     "slow": _Slow,
-    "none": hanging._Through,
+    "none": PassThrough,
 }
 
 
 @contextmanager
 def breaking_mount(flaw: str) -> Iterator[Path]:
     """Mount a new, empty file system with that flaw.  Skip the test without (permission for) FUSE."""
-    with hanging.mounted("tests.breaking", flaw) as (path, _):
-        yield path
+    with hanging_mount("tests.breaking", flaw) as mount:
+        yield mount.path
 
 
 if __name__ == "__main__":
-    hanging._Through = FLAWS[sys.argv[1]]  # type: ignore[assignment, misc]
-    hanging._serve(*sys.argv[2:])
+    serve(FLAWS[sys.argv[1]], *sys.argv[2:])

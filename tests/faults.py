@@ -6,42 +6,20 @@ import errno
 import os
 import posix
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 CALLS = (
-    "chdir",
-    "close",
-    "execve",
-    "listdir",
-    "lstat",
-    "mkdir",
-    "open",
-    "read",
-    "readlink",
-    "rename",
-    "rmdir",
-    "stat",
-    "unlink",
-    "write",
+    *("chdir", "close", "execve", "listdir", "lstat", "mkdir", "open", "read", "readlink", "rename"),
+    *("rmdir", "stat", "unlink", "write"),
 )
 """All calls on files that the package makes, by their names in the module posix."""
 
 HARD = [
-    errno.EACCES,
-    errno.ECONNABORTED,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.ELOOP,
-    errno.EMFILE,
-    errno.ENAMETOOLONG,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ETIMEDOUT,
+    *(errno.EACCES, errno.ECONNABORTED, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.EMFILE),
+    *(errno.ENAMETOOLONG, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOTDIR, errno.EPERM),
+    *(errno.EROFS, errno.ETIMEDOUT),
 ]
 """Errors that mean that the store has failed, in any call."""
 
@@ -69,6 +47,11 @@ class Ended:
     log: bytes
 
 
+def run(action: Callable[[], object]) -> Ended:
+    """Run ``action`` in a child in which nothing fails."""
+    return play(action, sys.maxsize, kill)
+
+
 def play(
     action: Callable[[], object], number: int, strike: Callable[[], None], lasting: str | None = None
 ) -> Ended:
@@ -79,29 +62,29 @@ def play(
     with (
         open(os.memfd_create("played"), "w+b") as output,
         open(os.memfd_create("played"), "w+b") as log,
-        open(os.memfd_create("played"), "w+b") as told,
+        open(os.memfd_create("played"), "w+b") as notes,
     ):
         child = os.fork()
         if not child:
             try:
                 posix.dup2(output.fileno(), 1)
                 posix.dup2(log.fileno(), 2)
-                _arm(number, strike, told.fileno(), lasting)
+                _arm(number, strike, notes.fileno(), lasting)
                 action()
             except BaseException as error:
                 posix._exit(3 if isinstance(error, Exception) else 4)
             posix._exit(0)
         _, status = os.waitpid(child, 0)
-        for file in (output, log, told):
+        for file in (output, log, notes):
             file.seek(0)
-        struck, _, target = told.read().decode().partition(" ")
+        struck, _, target = notes.read().decode().partition(" ")
         code = os.waitstatus_to_exitcode(status)
         return Ended(struck, target, os.WIFSIGNALED(status), code, output.read(), log.read())
 
 
-def _arm(number: int, strike: Callable[[], None], told: int, lasting: str | None) -> None:
+def _arm(number: int, strike: Callable[[], None], notes: int, lasting: str | None) -> None:
     calls = 0
-    tell = posix.write
+    write = posix.write
     opened: dict[object, object] = {}
 
     def armed(name: str, call: Callable[..., object]) -> Callable[..., object]:
@@ -111,7 +94,7 @@ def _arm(number: int, strike: Callable[[], None], told: int, lasting: str | None
             target = opened.get(arguments[0], arguments[0])
             path = os.fsdecode(target) if isinstance(target, (str, bytes)) else str(target)
             if calls == number + 1:
-                tell(told, f"{name} {path}".encode())
+                write(notes, f"{name} {path}".encode())
                 strike()
             if calls > number + 1 and lasting is not None and path.startswith(f"{lasting}/"):
                 strike()
@@ -140,7 +123,7 @@ def fail(number: int) -> Callable[[], None]:
     return strike
 
 
-def use(variables: dict[str, str]) -> None:
+def use(variables: Mapping[str, str]) -> None:
     """In a child: replace all LIMITER_ variables of the environment by these."""
     for name in [*os.environ]:
         if name.startswith("LIMITER_"):

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +25,6 @@ from limiter.core.store import Store
 Numbers = npt.NDArray[np.int64]
 
 _fork = multiprocessing.get_context("fork")
-
-
-def faster(speed: int) -> Callable[[], int]:
-    """Return a clock that starts now and runs ``speed`` times as fast as real time."""
-    began = clock()
-    return lambda: began + (clock() - began) * speed
 
 
 @dataclass
@@ -68,16 +61,11 @@ class Recorder:
         self._begun = 0
         self._claimed_at = 0
         self.limiter = Limiter(root, limits, clock=self._clock)
-        self._rename, Store.rename = Store.rename, self._recording_rename()  # type: ignore[assignment, method-assign]
+        original = Store.rename
 
-    def _clock(self) -> int:
-        self._now = self._time()
-        return self._now
-
-    def _recording_rename(self) -> Callable[[Store, str, str, str], bool]:
         def rename(store: Store, directory: str, old: str, new: str) -> bool:
             claimed_at = self._now
-            if not self._rename(store, directory, old, new):
+            if not original(store, directory, old, new):
                 return False
             if not self._renames:
                 self._begun = claimed_at
@@ -85,7 +73,11 @@ class Recorder:
             self._renames.append(new)
             return True
 
-        return rename
+        Store.rename = rename  # type: ignore[assignment, method-assign]
+
+    def _clock(self) -> int:
+        self._now = self._time()
+        return self._now
 
     def hit(self, app: str) -> bool:
         """Play one hit."""
@@ -100,35 +92,12 @@ class Recorder:
         return allowed
 
 
-def _work(
-    root: str,
-    limits: str,
-    until: int,
-    sabotage: Callable[[], None] | None,
-    clock: Callable[[], int],
-    barrier: Barrier,
-    results: Queue[History | Exception],
-) -> None:
-    try:
-        if sabotage is not None:
-            sabotage()
-        recorder = Recorder(root, limits, clock)
-        barrier.wait()
-        end = clock() + until
-        while clock() < end or not recorder.history.denied:
-            recorder.hit("acme")
-    except Exception as error:
-        results.put(error)
-    else:
-        results.put(recorder.history)
-
-
 def record(
     root: str,
     limits: str,
     microseconds: int,
     processes: int = 8,
-    sabotage: Callable[[], None] | None = None,
+    sabotage: Callable[[], None] = lambda: None,
     speed: int = 1,
 ) -> History:
     """Let processes hit one application as fast as they can; return all that they did.
@@ -139,8 +108,24 @@ def record(
     """
     results: Queue[History | Exception] = _fork.Queue()
     barrier = _fork.Barrier(processes)
-    work = (root, limits, microseconds, sabotage, faster(speed), barrier, results)
-    workers = [_fork.Process(target=_work, args=work) for _ in range(processes)]
+    began = clock()
+
+    def fast() -> int:
+        return began + (clock() - began) * speed
+
+    def work() -> None:
+        try:
+            sabotage()
+            recorder = Recorder(root, limits, fast)
+            barrier.wait()
+            end = fast() + microseconds
+            while fast() < end or not recorder.history.denied:
+                recorder.hit("acme")
+            results.put(recorder.history)
+        except Exception as error:
+            results.put(error)
+
+    workers = [_fork.Process(target=work) for _ in range(processes)]
     for worker in workers:
         worker.start()
     parts = [results.get(timeout=600) for _ in workers]

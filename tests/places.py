@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -17,6 +19,16 @@ def new_root(place: str) -> Path:
     root = Path(tempfile.mkdtemp(prefix="limiter-test-", dir=place))
     root.chmod(0o755)
     return root
+
+
+@contextmanager
+def temporary(place: str) -> Iterator[Path]:
+    """Make such a directory, and remove it after the block."""
+    root = new_root(place)
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root)
 
 
 def install(place: Path) -> None:

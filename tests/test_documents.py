@@ -1,9 +1,9 @@
-"""The documents: their links lead somewhere, and their commands and programs run unchanged."""
+"""The documents: links lead somewhere, commands and programs run unchanged, pictures are as drawn."""
 
 from __future__ import annotations
 
-import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from limiter.request.register import DEFAULT, put
+from tests.conftest import clean_environ
 from tests.places import REPOSITORY
 
 pytestmark = pytest.mark.one_python
@@ -43,15 +44,7 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in _anchors(target), link
 
 
-ELSEWHERE = (
-    "deploy/",
-    "a2enmod",
-    "apt-get install",
-    "tests/run",
-    "limiter serve",
-    "benchmarks.",
-    "/mnt/",
-)
+ELSEWHERE = "deploy/", "a2enmod", "apt-get install", "tests/run", "limiter serve", "benchmarks.", "/mnt/"
 """Commands that other tests (installation, laboratories, benchmarks) or a developer run."""
 
 
@@ -69,8 +62,8 @@ COMMANDS = [block for block in _blocks("sh") if not any(it in block for it in EL
 @pytest.mark.parametrize("block", COMMANDS, ids=lambda it: re.sub(r"\W+", "-", it)[:40])
 def test_commands_succeed(tmp_path: Path, block: str) -> None:
     """The shell ends at the first command that fails."""
-    environ = {name: it for name, it in os.environ.items() if not name.startswith("LIMITER_")}
-    environ |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "LIMITER_APPS": f"{tmp_path}/register"}
+    place = str(tmp_path)
+    environ = clean_environ(HOME=place, TMPDIR=place, LIMITER_APPS=f"{place}/register")
     (tmp_path / "register").mkdir()
     put(f"{tmp_path}/register", DEFAULT, "3/minute")
     script = block.replace("/etc/", f"{tmp_path}/").replace("python3 ", f"{sys.executable} ")
@@ -79,10 +72,6 @@ def test_commands_succeed(tmp_path: Path, block: str) -> None:
         command, cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-
-
-def test_there_are_commands_to_try() -> None:
-    assert len(COMMANDS) == 3
 
 
 PROGRAMS = [block for block in _blocks("python") if "Limiter(" in block]
@@ -97,3 +86,8 @@ def test_programs_run(tmp_path: Path, block: str) -> None:
 
 def test_readme_is_short() -> None:
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 150
+
+
+def test_pictures_are_as_the_script_draws_them() -> None:
+    for name, picture in runpy.run_path(str(REPOSITORY / "docs/draw.py"))["PICTURES"].items():
+        assert (REPOSITORY / f"docs/{name}.svg").read_text() == picture().as_svg() + "\n", name

@@ -82,5 +82,5 @@ def stand_still(patch: pytest.MonkeyPatch) -> Clock:
     """Return a clock that all breakers made from now on use."""
     clock = Clock()
     patch.setattr("limiter.request.breaker.allocate_lock", clock.lock)
-    patch.setattr("limiter.request.gate.Breaker", partial(Breaker, clock=clock))
+    patch.setattr("limiter.request.long_running.Breaker", partial(Breaker, clock=clock))
     return clock

@@ -1,1 +1,0 @@
-"""Tests of the helpers that other tests rely on."""
