@@ -38,8 +38,7 @@ class RateLimit:
     that gets the environ and returns who asks: any text, or None for a 401.
 
     The application finds the Decision in ``environ["limiter.decision"]``.  It is None if nothing was
-    counted: for an unlimited app_id, in shadow mode, or if the store failed and LIMITER_ON_ERROR says to
-    admit.  Raises ValueError for a bad key.
+    counted, as for an unlimited app_id or in shadow mode.  Raises ValueError for a bad key.
     """
 
     def __init__(

@@ -91,3 +91,14 @@ def test_readme_is_short() -> None:
 def test_pictures_are_as_the_script_draws_them() -> None:
     for name, picture in runpy.run_path(str(REPOSITORY / "docs/draw.py"))["PICTURES"].items():
         assert (REPOSITORY / f"docs/{name}.svg").read_text() == picture().as_svg() + "\n", name
+
+
+def test_few_sentences_are_long() -> None:
+    """At most 5 in 100 have more than 30 words."""
+    lengths = []
+    for page in DOCUMENTS:
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        text = re.sub(r"^[|#].*$", "", text, flags=re.MULTILINE)
+        for paragraph in re.split(r"\n\s*\n|\n(?=- |\d\. )", re.sub(r"\]\([^)]*\)", "]", text)):
+            lengths += [len(it.split()) for it in re.split(r"(?<=[.!?])\s", paragraph) if it.strip()]
+    assert len([it for it in lengths if it > 30]) <= 0.05 * len(lengths)

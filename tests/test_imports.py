@@ -7,6 +7,8 @@ from graphlib import CycleError, TopologicalSorter
 import grimp
 import pytest
 
+from tests.places import REPOSITORY
+
 pytestmark = pytest.mark.one_python
 
 ROOMS: list[set[str]] = [
@@ -44,3 +46,12 @@ def test_imports_make_no_circle(graph: grimp.ImportGraph) -> None:
     imports["limiter.core.limit"] = {"limiter.cgi"}
     with pytest.raises(CycleError):
         TopologicalSorter(imports).prepare()
+
+
+def test_rooms_and_modules_are_small() -> None:
+    assert len([*(REPOSITORY / "limiter").glob("*.py")]) <= 12
+    assert {
+        file.name
+        for file in (REPOSITORY / "limiter").rglob("*.py")
+        if len(file.read_text().splitlines()) > 350
+    } == set()

@@ -79,7 +79,9 @@ class Gate:
         try:
             decision = self.hit(limits, app_id)
         except ValueError as error:
-            raise ValueError(f"{place}: {error}" if place else str(error)) from error
+            if not place:
+                raise
+            raise ValueError(f"{place}: {error}") from error
         return (OK if decision else TOO_MANY_REQUESTS), decision
 
     def enforced(self, app_id: "str | None", verdict: "Verdict", log: "Log") -> "Verdict":
