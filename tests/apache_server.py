@@ -10,18 +10,18 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 from tests.places import REPOSITORY, new_root, temporary
+from tests.waiting import wait_until
 
 MPMS = ("event", "prefork")
 """They run scripts with mod_cgid and with mod_cgi.  A test that need not try both uses the first."""
@@ -188,15 +188,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def wait_until(is_so: Callable[[], Any]) -> None:
-    """Poll until another process has got this far; use it where there is nothing else to wait for."""
-    deadline = time.monotonic() + _DEADLINE
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"After {_DEADLINE} s this still does not hold: {is_so}")
-        time.sleep(0.01)
 
 
 def stop(process: subprocess.Popen[bytes]) -> str:

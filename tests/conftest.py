@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from limiter.request.settings import REQUEST
 from tests.limiting import Calls, Clock
 from tests.places import install, temporary
 
@@ -67,6 +68,20 @@ def store(root: str) -> str:
     if os.geteuid() == 0:
         os.chown(root, NOBODY, NOBODY)
     return root
+
+
+@pytest.fixture
+def only_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of this process but a time-out that even a busy machine does not exceed."""
+    for name in REQUEST:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LIMITER_TIMEOUT", "60")
+
+
+@pytest.fixture
+def root_only(root: str, only_a_timeout: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also an empty store."""
+    monkeypatch.setenv("LIMITER_ROOT", root)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from tests.apache_server import free_port, wait_until
+from tests.apache_server import free_port
+from tests.waiting import wait_until
 
 _DEADLINE = 60
 

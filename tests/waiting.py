@@ -1,9 +1,12 @@
-"""Time-outs of the breaker that expire when a test says so, even on a busy machine."""
+"""Waiting for what others do, and time-outs of the breaker that expire when a test says so."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,17 @@ from limiter.request.breaker import Breaker
 
 SAFETY = 60
 """Seconds after which a test fails instead of waiting for ever.  No test that passes waits so long."""
+
+
+def wait_until(
+    is_so: Callable[[], Any], what: str = "", seconds: float = 120, pause: float = 0.01
+) -> None:
+    """Poll until others have got this far; use it where there is nothing else to wait for."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"After {seconds:g} s this still does not hold: {what or is_so}")
+        time.sleep(pause)
 
 
 class Clock:

@@ -90,7 +90,6 @@ def _smtp(text: str) -> str:
 
 if TYPE_CHECKING:
     Table = dict[str, tuple[Callable[[str], Any], str, str]]
-_count = _whole_number(1_000_000)
 _level = _one_of("error", "warning")
 _mode = _one_of("enforce", "shadow", "off")
 _verdict = _one_of("deny", "admit")
@@ -98,12 +97,12 @@ _verdict = _one_of("deny", "admit")
 # Each row: the parser, the default, and one line of help.  docs/settings.py writes the tables of
 # docs/settings.md and the lines of deploy/apache/limiter.conf from these.
 REQUEST: "Table" = {
-    "LIMITER_ROOT": (_paths, "", "the store's path; several with ':' (default: limiter-UID in /tmp)"),
+    "LIMITER_ROOT": (_paths, "", "absolute path; several with ':' (default: limiter-UID in $TMPDIR)"),
     "LIMITER_LIMIT": (str, "10/second", "the limits, with ';' between them: all must admit a hit"),
-    "LIMITER_NODES": (_count, "1", "how many nodes have a store each, and a share of the limits"),
+    "LIMITER_NODES": (_whole_number(99_999_999), "1", "how many nodes have a store each, and a share"),
     "LIMITER_APPS": (_path, "", "the register, a directory of app_ids and limits (default: none)"),
     "LIMITER_KEY": (str, "app_id", "who asks: a parameter's name, header:NAME or env:NAME"),
-    "LIMITER_TRUSTED_PROXIES": (str, "", "whose X-Forwarded-For is believed (default: nobody's)"),
+    "LIMITER_TRUSTED_PROXIES": (str, "", "whose X-Forwarded-For env:REMOTE_ADDR trusts (default: none)"),
     "LIMITER_MODE": (_mode, "enforce", "enforce; shadow: admit, and log denials; off: do nothing"),
     "LIMITER_ON_ERROR": (_verdict, "deny", "deny (500) or admit, if the store or the register fails"),
     "LIMITER_TIMEOUT": (_seconds, "2", "seconds after which an unresponsive store has failed"),
@@ -113,10 +112,10 @@ REQUEST: "Table" = {
 REPORT: "Table" = {
     "LIMITER_LOG": (_log, "stderr", "stderr, syslog, or the absolute path of a file"),
     "LIMITER_LOG_LEVEL": (_level, "error", "error: log answers with 5xx; warning: log 4xx, too"),
-    "LIMITER_LOG_SAMPLE": (_count, "1", "n: log one in n answers with 4xx"),
+    "LIMITER_LOG_SAMPLE": (_whole_number(1_000_000), "1", "n: log one in n answers with 4xx"),
     "LIMITER_MAIL_TO": (_addresses, "", "who gets a mail for 5xx (default: nobody)"),
     "LIMITER_MAIL_FROM": (_address, "", "the sender of the mail (default: access-limiter at this host)"),
-    "LIMITER_SMTP": (_smtp, "", "host, host:port or a program (default: sendmail, else localhost)"),
+    "LIMITER_SMTP": (_smtp, "", "host[:port], sendmail or a program (default: sendmail or localhost)"),
 }
 """The settings that say how problems are reported."""
 

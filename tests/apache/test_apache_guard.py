@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.apache_server import BASIC_AUTH, MPMS, Reply, Server, apache, assert_answer, wait_until
+from tests.apache_server import BASIC_AUTH, MPMS, Reply, Server, apache, assert_answer
 from tests.places import temporary
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_python
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from limiter.tools.bundle import BUNDLES
-from tests.apache_server import LONG, MPMS, Reply, Server, free_port, wait_until
+from tests.apache_server import LONG, MPMS, Reply, Server, free_port
 from tests.places import PYTHON, REPOSITORY, temporary
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_python
 

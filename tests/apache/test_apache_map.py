@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.apache_server import BASIC_AUTH, Reply, Server, apache, assert_answer, back_end, wait_until
+from tests.apache_server import BASIC_AUTH, Reply, Server, apache, assert_answer, back_end
 from tests.places import temporary
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_python
 

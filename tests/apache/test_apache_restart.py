@@ -12,7 +12,8 @@ from threading import Event
 
 import pytest
 
-from tests.apache_server import MPMS, Server, apache, contents, wait_until
+from tests.apache_server import MPMS, Server, apache, contents
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_python
 

@@ -22,11 +22,11 @@ from tests.apache_server import (
     assert_answer,
     back_end,
     own_store,
-    wait_until,
 )
 from tests.disks import small_disk
 from tests.hanging import hanging_mount
 from tests.places import temporary
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_python
 

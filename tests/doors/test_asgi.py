@@ -17,7 +17,6 @@ import pytest
 from limiter import Decision, Limiter
 from limiter.asgi import _THREADS, RateLimit
 from limiter.core.limit import clock
-from limiter.request.settings import REQUEST
 from tests.conftest import clean_environ
 from tests.doors.frameworks import ASGI
 from tests.places import REPOSITORY
@@ -33,13 +32,7 @@ if TYPE_CHECKING:
 FIELDS = ("ratelimit-policy", "ratelimit")
 
 
-@pytest.fixture(autouse=True)
-def _root_only(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set only the root, and a time-out that even a busy machine does not exceed."""
-    for name in REQUEST:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("LIMITER_ROOT", root)
-    monkeypatch.setenv("LIMITER_TIMEOUT", "60")
+pytestmark = pytest.mark.usefixtures("root_only")
 
 
 def assert_one_line(text: str, begin: str) -> None:

@@ -14,7 +14,6 @@ import httpx
 import pytest
 
 from limiter import Limiter
-from limiter.request.settings import REQUEST
 from tests.doors.frameworks import ASGI, NOTHING, WSGI, client_of
 from tests.waiting import stand_still
 
@@ -24,13 +23,7 @@ DOORS = ["bare", "starlette"]
 """One framework for each door, where frameworks do not matter."""
 
 
-@pytest.fixture(autouse=True)
-def _root_only(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set only the root, and a time-out that even a busy machine does not exceed."""
-    for name in REQUEST:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("LIMITER_ROOT", root)
-    monkeypatch.setenv("LIMITER_TIMEOUT", "60")
+pytestmark = pytest.mark.usefixtures("root_only")
 
 
 @pytest.fixture(params=[*WSGI, *ASGI])

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from limiter import Decision, Limiter
-from limiter.request.settings import REQUEST
 from limiter.wsgi import RateLimit
 from tests.doors.frameworks import bare
 
@@ -27,12 +26,7 @@ if TYPE_CHECKING:
 NAMES_OF_FIELDS = ("RateLimit-Policy", "RateLimit")
 
 
-@pytest.fixture(autouse=True)
-def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove all settings, except for a time-out that even a busy machine does not exceed."""
-    for name in REQUEST:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("LIMITER_TIMEOUT", "60")
+pytestmark = pytest.mark.usefixtures("only_a_timeout")
 
 
 def send(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TypeVar
 import pytest
 
 from tests.places import PYTHON, REPOSITORY
+from tests.waiting import wait_until
 
 DISK = "/dev/shm"
 """Shared by the machines, unlike anything that real machines have: the tmpfs of the laboratory."""
@@ -174,10 +174,7 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = _DEADLINE) -> None:
     """Return as soon as the condition holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(0.2)
+    wait_until(condition, what, seconds, pause=0.2)
 
 
 class _Space:

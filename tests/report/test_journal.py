@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter.report.journal import LENGTH_MOST, compose, write
-from tests.apache_server import wait_until
 from tests.report.conftest import entries
+from tests.waiting import wait_until
 
 REQUEST = {
     b"REQUEST_METHOD": b"POST",

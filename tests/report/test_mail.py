@@ -16,10 +16,11 @@ from limiter.report import mail, mail_process
 from limiter.report.counter import add
 from limiter.report.journal import compose
 from limiter.report.reporter import Reporter
-from tests.apache_server import free_port, wait_until
+from tests.apache_server import free_port
 from tests.mailbox import Mailbox, mailbox
 from tests.places import REPOSITORY
 from tests.report.conftest import DEADLINE, entries
+from tests.waiting import wait_until
 
 REQUEST = {b"SCRIPT_NAME": b"/cgi-bin/order.py", b"QUERY_STRING": b"app_id=acme&token=hunter2"}
 RECIPIENTS = ["root@example.org", "admin@example.org"]

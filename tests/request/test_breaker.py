@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from _thread import get_ident
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from limiter.core.store import StoreError
 from limiter.request.breaker import Breaker
 from tests.hanging import hanging_mount
 from tests.request.scripts import run
-from tests.waiting import SAFETY, Clock, stand_still
+from tests.waiting import SAFETY, Clock, stand_still, wait_until
 
 TIMEOUT = 0.25
 """The time-out of the tests in which calls time out, in seconds."""
@@ -99,14 +98,6 @@ def calls(breaker: Breaker) -> bool:
         return breaker.call(lambda: True)
     except StoreError:
         return False
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread is about to do."""
-    end = time.monotonic() + SAFETY
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 # Calls
@@ -192,7 +183,7 @@ def test_no_signal_ends_a_call_of_an_unresponsive_store() -> None:
         mount.wait_until_stuck()
         process.kill()
         status = Path(f"/proc/{process.pid}/stat")
-        wait_until(lambda: status.read_text().rpartition(")")[2].split()[0] == "D")
+        wait_until(lambda: status.read_text().rpartition(")")[2].split()[0] == "D", seconds=SAFETY)
         assert process.poll() is None
     assert process.wait() == -signal.SIGKILL
 
@@ -240,7 +231,7 @@ def test_a_late_answer_ends_the_pause_and_is_dropped_and_its_thread_is_used_agai
         time_out(breaker, store)
         refusal(breaker)
         store.answer()
-        wait_until(lambda: calls(breaker))
+        wait_until(lambda: calls(breaker), seconds=SAFETY)
         assert [breaker.call(str, number) for number in range(3)] == ["0", "1", "2"]
     assert len(store.threads) == 1
 
@@ -259,7 +250,7 @@ def test_calls_already_under_way_add_nothing_to_the_pause(
             call.result()
     assert refusal(breaker) == until
     store.answer(number)
-    wait_until(lambda: calls(breaker))
+    wait_until(lambda: calls(breaker), seconds=SAFETY)
 
 
 def test_sixteen_threads_are_stuck_at_most(breaker: Breaker, store: HangingStore, clock: Clock) -> None:
@@ -270,7 +261,7 @@ def test_sixteen_threads_are_stuck_at_most(breaker: Breaker, store: HangingStore
         assert calls(breaker) is (number < MOST - 1)
     assert refusal(breaker) == "while 16 calls are stuck in it"
     store.answer()
-    wait_until(lambda: calls(breaker))
+    wait_until(lambda: calls(breaker), seconds=SAFETY)
 
 
 @pytest.mark.parametrize(("is_trial", "until"), [(False, "1.0 s"), (True, "2.2 s")])

@@ -20,12 +20,7 @@ LONG = "1/3000 days fixed"
 """A limit whose denial memory is certain of at any time."""
 
 
-@pytest.fixture(autouse=True)
-def _only_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove all settings, except for a time-out that even a busy machine does not exceed."""
-    for name in REQUEST:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("LIMITER_TIMEOUT", "60")
+pytestmark = pytest.mark.usefixtures("only_a_timeout")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ VALUES: list[tuple[str, bytes, object]] = [
     ("LIMITER_ROOT", "/\u00e9".encode(), ("/\u00e9",)),
     ("LIMITER_ROOT", b"/\xff\xfe", ("/\udcff\udcfe",)),
     ("LIMITER_ROOT", b"/mnt/a:/mnt/b", ("/mnt/a", "/mnt/b")),
-    ("LIMITER_NODES", b"3", 3),
+    *[("LIMITER_NODES", text, int(text)) for text in (b"3", b"99999999")],
     ("LIMITER_APPS", b"/etc/apps", "/etc/apps"),
     ("LIMITER_KEY", b"env:REMOTE_ADDR", "env:REMOTE_ADDR"),
     ("LIMITER_TRUSTED_PROXIES", b"10.0.0.0/8", "10.0.0.0/8"),
@@ -64,7 +64,7 @@ MISTAKES: list[tuple[str, list[bytes], str]] = [
     (
         "LIMITER_NODES",
         [b"0", b"-1", b"1.5", b"three", b"\xff", b"9" * 5000, b" 3"],
-        "a whole number from 1 to 1000000",
+        "a whole number from 1 to 99999999",
     ),
     ("LIMITER_LOG_SAMPLE", [b"0", b"1000001", b"x", b"\xd9\xa1"], "a whole number from 1 to 1000000"),
     ("LIMITER_MODE", [b"Off", b"0", b"off ", b"none"], "'enforce' or 'shadow' or 'off'"),

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from tests.apache.test_apache_guard import add
-from tests.apache_server import MPMS, Reply, Server, apache, contents, own_store, wait_until
+from tests.apache_server import MPMS, Reply, Server, apache, contents, own_store
 from tests.mailbox import Mailbox, mailbox
 from tests.places import temporary
 from tests.scripts.failures import BEGIN, DIVISION, FAILURES
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_python
 

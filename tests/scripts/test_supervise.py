@@ -19,10 +19,11 @@ from typing import Any, BinaryIO
 import pytest
 
 from tests.apache.test_guard import FAILED, FIELDS, OWN, STUCK, Guard, ignored_signals, told
-from tests.apache_server import contents, wait_until
+from tests.apache_server import contents
 from tests.hanging import hanging_mount
 from tests.places import PYTHON
 from tests.scripts.failures import SUPERVISED
+from tests.waiting import wait_until
 
 PERL = "/usr/bin/perl"
 TOOLS = {".pl": PERL, ".rb": "/usr/bin/ruby", ".php": "/usr/bin/php-cgi"}

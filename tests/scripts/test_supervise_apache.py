@@ -20,13 +20,14 @@ import pytest
 
 from tests.apache import test_apache_guard as unsupervised
 from tests.apache.test_apache_guard import add, both, everything, told
-from tests.apache_server import MPMS, Server, apache, contents, own_store, wait_until
+from tests.apache_server import MPMS, Server, apache, contents, own_store
 from tests.mailbox import Mailbox, mailbox
 from tests.places import temporary
 from tests.scripts.failures import SUPERVISED
 from tests.scripts.test_cgi_header import BAD, GOOD
 from tests.scripts.test_errors_apache import assert_is_own
 from tests.scripts.test_supervise import has_ended
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_python
 
