@@ -10,6 +10,7 @@ import asyncio
 import posix
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from limiter.core.store import StoreError
 from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
@@ -90,9 +91,6 @@ class RateLimit:
         def log(problem: "Exception | str") -> None:
             report_problem(_request(scope), problem, lambda reason: write_line(sys.stderr, reason))
 
-        def get(name: bytes) -> "bytes | None":
-            return _variable(scope, name)
-
         try:
             gate = self._gates.choose({})
         except ValueError as error:
@@ -102,7 +100,7 @@ class RateLimit:
             return OK, None
         app_id = None
         try:
-            app_id = gate.find(scope, get, scope.get("query_string", b""))
+            app_id = gate.find(scope, partial(_variable, scope), scope.get("query_string", b""))
             verdict = (UNAUTHORIZED, None) if app_id is None else gate.recall(app_id)
         except Exception as error:
             return gate.failed(app_id, error, log)

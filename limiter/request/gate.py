@@ -31,10 +31,7 @@ class Gate:
     """
 
     def __init__(
-        self,
-        settings: "Settings",
-        bounded: "Callable[..., Verdict]",
-        key: "str | None" = None,
+        self, settings: "Settings", bounded: "Callable[..., Verdict]", key: "str | None" = None
     ) -> None:
         self.settings = settings
         self._bounded = bounded
