@@ -9,6 +9,7 @@ The client gets a status and JSON, but no reason.  The reason for a 500 is one l
 import posix
 import sys
 
+from limiter.report.problems import describe, line, report_denial, report_problem
 from limiter.request.deadline import call_within, hang_up, watch_call
 from limiter.request.gate import Gate
 from limiter.request.response import INTERNAL_SERVER_ERROR, OK, answer, header, standings
@@ -37,7 +38,7 @@ def check() -> "NoReturn":
         def late(error: "StoreError") -> "NoReturn":
             # Log first: this thread cannot prevent a signal from ending the process after the answer.
             gate = Gate(Settings(environ), bounded)
-            verdict = gate.failed(app_id, error, lambda problem: _report(environ, problem))
+            verdict = gate.failed(app_id, error, lambda problem: report_problem(environ, problem, log))
             _end(environ, body, verdict, [])
 
         return watch_call(seconds, late, function, app_id)
@@ -64,7 +65,7 @@ def admit(environ: "Mapping[bytes, bytes]") -> "Decision | None":
     if status is not OK:
         _end(environ, Body(environ), (status, decision), problems)
     for problem in problems:
-        _report(environ, problem)
+        report_problem(environ, problem, log)
     if not write(header(standings(decision))):
         posix._exit(0)
     return decision
@@ -79,8 +80,6 @@ def refuse(
 
 def log(reason: str) -> None:
     """Write one line on standard error."""
-    from limiter.report.problems import line
-
     try:
         posix.write(2, line(reason).encode())
     except OSError:
@@ -151,27 +150,21 @@ def _environ() -> "Mapping[bytes, bytes]":
     return os.environb if os else posix.environ
 
 
-def _report(environ: "Mapping[bytes, bytes]", problem: "Exception | str") -> None:
-    from limiter.report.problems import report_problem  # most requests have nothing to report
-
-    report_problem(environ, problem, log)
-
-
 def _end(
-    environ: "Mapping[bytes, bytes]", body: Body, verdict: "Verdict", problems: "list[Exception | str]"
+    environ: "Mapping[bytes, bytes]",
+    body: Body,
+    verdict: "Verdict",
+    problems: "list[Exception | str]",
 ) -> "NoReturn":
     """Answer, then report the problems, and end the process."""
+    status = verdict[0]
     if problems:
         _outlive_the_client()
     is_taken = write(answer(*verdict, environ.get(b"REQUEST_METHOD") == b"HEAD"))
     for problem in problems:
-        _report(environ, problem)
+        report_problem(environ, problem, log)
     if is_taken:
-        level = environ.get(b"LIMITER_LOG_LEVEL")
-        if level:
-            from limiter.report.problems import report_denial
-
-            report_denial(verdict[0], level, lambda: environ)
+        report_denial(status, environ.get(b"LIMITER_LOG_LEVEL"), lambda: environ)
         body.drain()
     hang_up()
     # Nothing is left to flush or close.  An orderly exit would take a tenth of the whole time.
@@ -194,8 +187,6 @@ def write(data: bytes) -> bool:
         while data:
             data = data[posix.write(1, data) :]
     except OSError as error:
-        from limiter.report.problems import describe
-
         log(describe(error))
         return False
     return True

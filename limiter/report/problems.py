@@ -21,7 +21,11 @@ def report_problem(
     """
     if isinstance(problem, str):
         log(problem)
-    elif any(map(environ.get, (b"LIMITER_LOG", b"LIMITER_LOG_LEVEL", b"LIMITER_MAIL_TO"))):
+    elif (
+        environ.get(b"LIMITER_LOG")
+        or environ.get(b"LIMITER_LOG_LEVEL")
+        or environ.get(b"LIMITER_MAIL_TO")
+    ):
         from limiter.report.reporter import reporter_of
 
         reporter_of(environ).report_error(status, problem)

@@ -31,7 +31,10 @@ class Gate:
     """
 
     def __init__(
-        self, settings: "Settings", bounded: "Callable[..., Verdict]", key: "str | None" = None
+        self,
+        settings: "Settings",
+        bounded: "Callable[..., Verdict]",
+        key: "str | None" = None,
     ) -> None:
         self.settings = settings
         self._bounded = bounded

@@ -90,7 +90,9 @@ def _smtp(text: str) -> str:
 
 if TYPE_CHECKING:
     Table = dict[str, tuple[Callable[[str], Any], str, str]]
+_level = _one_of("error", "warning")
 _mode = _one_of("enforce", "shadow", "off")
+_verdict = _one_of("deny", "admit")
 
 # Each row: the parser, the default, and one line of help.  docs/settings.py writes the tables of
 # docs/settings.md and the lines of deploy/apache/limiter.conf from these.
@@ -102,14 +104,14 @@ REQUEST: "Table" = {
     "LIMITER_KEY": (str, "app_id", "who asks: a parameter's name, header:NAME or env:NAME"),
     "LIMITER_TRUSTED_PROXIES": (str, "", "whose X-Forwarded-For env:REMOTE_ADDR trusts (default: none)"),
     "LIMITER_MODE": (_mode, "enforce", "enforce; shadow: admit, and log denials; off: do nothing"),
-    "LIMITER_ON_ERROR": (_one_of("deny", "admit"), "deny", "deny or admit: the store or register fails"),
+    "LIMITER_ON_ERROR": (_verdict, "deny", "deny (500) or admit, if the store or the register fails"),
     "LIMITER_TIMEOUT": (_seconds, "2", "seconds after which an unresponsive store has failed"),
 }
 """The settings that each door reads at a request."""
 
 REPORT: "Table" = {
     "LIMITER_LOG": (_log, "stderr", "stderr, syslog, or the absolute path of a file"),
-    "LIMITER_LOG_LEVEL": (_one_of("error", "warning"), "error", "error: log 5xx; warning: log 4xx, too"),
+    "LIMITER_LOG_LEVEL": (_level, "error", "error: log answers with 5xx; warning: log 4xx, too"),
     "LIMITER_LOG_SAMPLE": (_whole_number(1_000_000), "1", "n: log one in n answers with 4xx"),
     "LIMITER_MAIL_TO": (_addresses, "", "who gets a mail for 5xx (default: nobody)"),
     "LIMITER_MAIL_FROM": (_address, "", "the sender of the mail (default: access-limiter at this host)"),
