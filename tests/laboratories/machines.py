@@ -139,16 +139,13 @@ def output_of(done: Done, status: int = 0) -> str:
     return done.stdout
 
 
-def begin(
-    command: Sequence[str], stderr: int | None = subprocess.STDOUT, new_session: bool = False
-) -> subprocess.Popen[str]:
+def begin(command: Sequence[str], stderr: int | None = subprocess.STDOUT) -> subprocess.Popen[str]:
     """Start a command; its standard input and its outputs are pipes."""
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        start_new_session=new_session,
         text=True,
     )
 

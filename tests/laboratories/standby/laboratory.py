@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +81,7 @@ class Instance(Machine):
     def start_takeover(self) -> subprocess.Popen[str]:
         """Begin to take over, by hand."""
         command = self.command(f"{DISK}/bin/takeover", VIP, ELASTIC_IP, "eth0")
-        self._takeovers.append(begin(command, new_session=True))
+        self._takeovers.append(begin(command))
         return self._takeovers[-1]
 
     def take_over(self) -> Done:
@@ -101,11 +97,14 @@ class Instance(Machine):
         return self.path("/var/log/keepalived.log").read_text().count(text)
 
     def end_takeovers(self) -> None:
-        """End the takeovers begun by hand, and their second look.  Calls under way may finish."""
+        """End every takeover here, whoever began it, and its later looks.  Calls under way may finish."""
+        wait_for(self._has_no_takeover, "the last calls have come to their end")
         while self._takeovers:
-            process = self._takeovers.pop()
-            wait_for(partial(_end_but_for_calls, process.pid), "the last calls have come to their end")
-            process.communicate()
+            self._takeovers.pop().communicate()
+
+    def _has_no_takeover(self) -> bool:
+        self.run("pkill", "-KILL", "-f", "access-limiter-takeover|bin/takeover")
+        return self.run("pgrep", "-f", "takeover|timeout -k|bin/aws|aws.py call").returncode == 1
 
     def log(self) -> str:
         """Return the log of the takeovers."""
@@ -125,41 +124,10 @@ class Instance(Machine):
         self.do("mv", f"{_STORE}.lost", _STORE)
 
 
-def _end_but_for_calls(session: int) -> bool:
-    """Kill the processes of a session except AWS CLIs; return whether all have gone."""
-    members = _members(session)
-    # Kill no group: timeout(1) makes a group of its own for the CLI.
-    for member in members:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            words = Path(f"/proc/{member}/cmdline").read_bytes().split(b"\0")
-            if b"aws.py" not in [word.rpartition(b"/")[2] for word in words]:
-                os.kill(member, signal.SIGKILL)
-    return not members
-
-
-def _members(session: int) -> list[int]:
-    """Return the processes of a session that have not ended."""
-    members = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended in the meantime
-        if int(fields[3]) == session and fields[0] != "Z":
-            members.append(int(status.parent.name))
-    return members
-
-
 def end_of(process: subprocess.Popen[str]) -> Done:
-    """Return how a takeover ends.
-
-    It is not collected earlier: until then no other process gets the number of its group.
-    """
-    assert process.stdout is not None
-    output = process.stdout.read()
-    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert ended is not None
-    return Done(process.args, ended.si_status, output)
+    """Return how a takeover ends."""
+    output = process.communicate()[0]
+    return Done(process.args, process.returncode, output)
 
 
 class Vpc(Laboratory):
