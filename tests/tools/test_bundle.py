@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -100,10 +101,17 @@ def test_a_bundle_that_is_not_good_is_left_to_the_import_system(
 
 @pytest.mark.parametrize("query", ["app_id=acme", "app_id=", ""])
 def test_the_answers_of_a_bundle_are_those_of_the_sources(copy: Path, root: str, query: str) -> None:
-    with_bundle = [check(copy, root, query) for _ in range(6)]
+    def answers() -> list[bytes]:
+        """Six of them, but for the seconds that are left: they show how busy the machine is."""
+        return [
+            re.sub(rb"(t=|Retry-After: )3[56]\d\d\b", rb"\1SECONDS", check(copy, root, query))
+            for _ in range(6)
+        ]
+
+    with_bundle = answers()
     shutil.rmtree(copy / "limiter/__pycache__")
     shutil.rmtree(f"{root}/acme", ignore_errors=True)
-    assert [check(copy, root, query) for _ in range(6)] == with_bundle
+    assert answers() == with_bundle
 
 
 def test_a_changed_source_must_be_compiled_again(copy: Path, root: str) -> None:
