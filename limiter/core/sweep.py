@@ -14,7 +14,7 @@ from limiter.core.notation import limit_of
 from limiter.core.privileges import become_owner
 from limiter.core.removal import remove, remove_empty
 from limiter.core.repair import ASIDE, GONE, SLOT, SWEEP, clear, give_back, one_each
-from limiter.core.store import Store, StoreError, done, is_app, is_lost
+from limiter.core.store import Store, StoreError, done, is_app, is_lost, patiently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def sweep_store(store: Store, idle: float = DAY, clock: "Callable[[], int]" = cl
                 swept.leftovers += _sweep_leftover(store, name, clock)
             elif is_app(name):
                 swept.applications += 1
-                swept.removed += sweep_app(store, name, idle, clock)
+                swept.removed += patiently(sweep_app, store, name, idle, clock)
         except StoreError as error:
             failures.append(error)
     if failures:

@@ -19,7 +19,7 @@ from limiter.core.limit import clock
 from limiter.core.limiter import Limiter
 from limiter.core.store import Store, StoreError
 from limiter.core.sweep import Swept, sweep
-from tests.faults import run
+from tests.faults import PASSING, run
 from tests.history import only
 from tests.limiting import DAY, LATER, NOW, SECOND, admitted, before_each, entries, failing, hit_at
 from tests.places import REPOSITORY
@@ -293,6 +293,22 @@ def test_an_application_that_fails_keeps_no_other(root: str, monkeypatch: pytest
     with pytest.raises(StoreError, match="broken"):
         sweep_at(root, LATER)
     assert os.listdir(root) == ["broken"]
+
+
+@pytest.mark.parametrize("number", PASSING)
+def test_a_fault_that_passes_does_not_end_a_sweep(
+    root: str, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It ended one on a busy GlusterFS, with ENOTCONN; the next sweep came a day later."""
+    hit_at(root, "3/second")
+    listdir, fails = posix.listdir, [failing(number)]
+    monkeypatch.setattr(
+        posix,
+        "listdir",
+        lambda path: fails.pop()() if fails and path.endswith("-1s") else listdir(path),
+    )
+    assert sweep_at(root, LATER).removed == 1
+    assert not fails
 
 
 def test_root_sweeps_as_the_owner(root: str) -> None:

@@ -123,16 +123,16 @@ def arrive(root: str, limit: str, app: str) -> None:
 def sweep(root: str, idle: str, least: str) -> None:
     """Sweep again and again all that was idle for so many seconds.
 
-    Stop when standard input has ended and at least so many applications were removed.  Print how many
-    applications were removed, and how often the store failed.
+    Stop when standard input has ended and at least so many applications were removed.  Print each failure
+    of the store on a line, and last how many applications were removed.
     """
-    removed = failed = 0
+    removed = 0
     while removed < int(least) or not select.select([sys.stdin], [], [], 0)[0]:
         try:
             removed += sweep_store(Store(root), float(idle)).removed
-        except StoreError:
-            failed += 1
-    print(removed, failed)
+        except StoreError as error:
+            print(error)
+    print(removed)
 
 
 globals()[sys.argv[1]](*sys.argv[3:])

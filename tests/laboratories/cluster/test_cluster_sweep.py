@@ -37,20 +37,18 @@ DAY = "86400"
 
 
 @contextmanager
-def _sweeping(
-    machines: Sequence[Machine], idle: str = "0", least: int = 0
-) -> Iterator[list[tuple[int, ...]]]:
+def _sweeping(machines: Sequence[Machine], idle: str = "0", least: int = 0) -> Iterator[list[list[str]]]:
     """Sweep on these machines, without a pause, what was idle for so many seconds and its window.
 
-    Each machine removes at least so many applications.  After the block the list has the results of each:
-    applications removed, and failures of the store; nothing if it died.
+    Each machine removes at least so many applications.  After the block the list has what each printed: the
+    failures of the store, and how many applications it removed; nothing if it died.
     """
-    results: list[tuple[int, ...]] = []
+    results: list[list[str]] = []
     processes = [it.begin(*inside("sweep", STORE, idle, str(least))) for it in machines]
     try:
         yield results
     finally:
-        results += [tuple(map(int, printed.split())) for printed in finish(processes)]
+        results += [printed.splitlines() for printed in finish(processes)]
 
 
 def _sweep(machines: Sequence[Machine]) -> list[str]:
@@ -161,7 +159,7 @@ def test_hits_go_on_while_two_machines_sweep(cluster3: Cluster) -> None:
     assert recording.statuses() == {"200", "429"}
     assert not [line for request in recording.requests for line in request.log]
     assert not recording.phantoms()
-    assert not any(failed for _, failed in results)
+    assert [failures for *failures, _ in results] == [[], []]
     _judge_store(cluster3)
     _sweep_the_rest(cluster3)
 
