@@ -65,7 +65,7 @@ exec {_AWS} call "$@" --cli-connect-timeout $seconds --cli-read-timeout $seconds
     "timeout": """shift 3  # -k 1 SECONDS
 exec /usr/bin/timeout -k 1 300 "$@"
 """,
-    "curl": 'exec /usr/bin/curl "$@" --max-time 60\n',
+    "curl": 'exec /usr/bin/curl "$@" --connect-timeout 60 --max-time 60\n',
 }
 
 

@@ -65,9 +65,11 @@ def test_machines_that_lack_nothing_pass_and_nothing_moves(cloud: Vpc) -> None:
 
 def test_every_missing_permission_is_named(cloud: Vpc) -> None:
     cloud.call("permit", policy=without(ASSIGN, ASSOCIATE, "DescribeSecurityGroups"))
-    lines = cloud.refusal("check").splitlines()
+    output = cloud.refusal("check")
     for it in cloud.instances:
-        (line,) = [line for line in lines if f"{it.name}: permissions are missing: " in line]
+        found = [line for line in output.splitlines() if f"{it.name}: permissions are missing: " in line]
+        assert len(found) == 1, output
+        line = found[0]
         for call in ("associate-address", "assign-private-ip-addresses", "describe-security-groups"):
             assert line.count(f"{call}: {UNAUTHORIZED}") == 1
         assert "ENCODED" not in line
