@@ -53,13 +53,13 @@ def sweep_store(store: Store, idle: float = DAY, clock: "Callable[[], int]" = cl
     ``idle`` is in seconds; ``clock`` returns microseconds since the epoch.  Raises the first StoreError at
     the end, so that all others are swept.
     """
-    must_exist(store)
+    patiently(must_exist, store)
     swept = Swept()
     failures = []
-    for name in store.names("."):
+    for name in patiently(store.names, "."):
         try:
             if name.startswith(_NEW):
-                swept.leftovers += _sweep_leftover(store, name, clock)
+                swept.leftovers += patiently(_sweep_leftover, store, name, clock)
             elif is_app(name):
                 swept.applications += 1
                 swept.removed += patiently(sweep_app, store, name, idle, clock)
@@ -160,4 +160,4 @@ def _sweep_leftover(store: Store, name: str, clock: "Callable[[], int]") -> bool
             return False
         raise StoreError.of(error, path) from error
     # If a process still furnishes it, it must not arrive half removed.
-    return done(posix.rename, path, away) and remove(away)
+    return done(posix.rename, path, away) and patiently(remove, away)

@@ -21,7 +21,18 @@ from limiter.core.store import Store, StoreError
 from limiter.core.sweep import Swept, sweep
 from tests.faults import PASSING, run
 from tests.history import only
-from tests.limiting import DAY, LATER, NOW, SECOND, admitted, before_each, entries, failing, hit_at
+from tests.limiting import (
+    DAY,
+    LATER,
+    NOW,
+    SECOND,
+    admitted,
+    before,
+    before_each,
+    entries,
+    failing,
+    hit_at,
+)
 from tests.places import REPOSITORY
 
 UNITS = REPOSITORY / "deploy/systemd"
@@ -296,19 +307,27 @@ def test_an_application_that_fails_keeps_no_other(root: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("number", PASSING)
+@pytest.mark.parametrize("call", ["stat", "listdir", "lstat", "open", "rename", "rmdir", "unlink"])
 def test_a_fault_that_passes_does_not_end_a_sweep(
-    root: str, monkeypatch: pytest.MonkeyPatch, number: int
+    root: str, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
-    """It ended one on a busy GlusterFS, with ENOTCONN; the next sweep came a day later."""
-    hit_at(root, "3/second")
-    listdir, fails = posix.listdir, [failing(number)]
-    monkeypatch.setattr(
-        posix,
-        "listdir",
-        lambda path: fails.pop()() if fails and path.endswith("-1s") else listdir(path),
-    )
-    assert sweep_at(root, LATER).removed == 1
-    assert not fails
+    """It ended one on a busy GlusterFS, with ENOTCONN; the next sweep came a day later.
+
+    Each call of that name fails in turn, once.
+    """
+    calls: list[object] = []
+    for at in range(1, 100):
+        hit_at(root, "3/second")
+        _leave_behind(root, ".new-0123", 0)
+        calls.clear()
+        with monkeypatch.context() as patch:
+            before(patch, call, failing(number), at)
+            before_each(patch, call, lambda *paths: calls.append(paths))
+            assert sweep_at(root, LATER).removed == 1
+        assert os.listdir(root) == []
+        if len(calls) < at:
+            break
+    assert at > 1
 
 
 def test_root_sweeps_as_the_owner(root: str) -> None:
