@@ -97,7 +97,7 @@ def hit() -> draw.Drawing:
 
 
 def _slots(picture: _Picture, x: int, names: Sequence[str], free: int = 0) -> None:
-    picture.text(x, 62, "ROOT/acme/3-per-1s/", "mono")
+    picture.text(x, 62, "ROOT/acme@3-per-1s/", "mono")
     for at, name in enumerate(names):
         picture.box(x, 74 + 36 * at, 230, 30, "free" if at < free else "busy")
         picture.text(x + 10, 94 + 36 * at, name, "mono")

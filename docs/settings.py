@@ -1,6 +1,6 @@
 """Writes what the table of settings says into docs/settings.md and deploy/apache/limiter.conf.
 
-``python3 docs/settings.py``, after a change of limiter/request/settings.py.
+``python3 docs/settings.py``, after a change of a table of settings.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from limiter.request.settings import GUARD, REPORT, REQUEST  # noqa: E402
+from limiter.apache.guard import GUARD  # noqa: E402
+from limiter.report.settings import REPORT  # noqa: E402
+from limiter.request.settings import REQUEST  # noqa: E402
 
 _ALWAYS = ("LIMITER_ROOT", "LIMITER_LIMIT", "LIMITER_ON_ERROR")
 """The settings that limiter.conf itself Defines."""

@@ -2,7 +2,7 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from limiter.core.hit import Decision, Quota
+    from limiter.core.decision import Decision, Quota
     from limiter.core.limiter import Limiter
     from limiter.core.store import StoreError
 
@@ -40,9 +40,9 @@ def __getattr__(name: str) -> object:
     """Import on first use: a CGI request needs none of these names."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from limiter.core import hit, limiter, store
+    from limiter.core import decision, limiter, store
 
-    for module in (hit, limiter, store):
+    for module in (decision, limiter, store):
         if hasattr(module, name):
             return getattr(module, name)
     raise AssertionError(name)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
     from typing import Any
 
-    from limiter.core.hit import Decision
+    from limiter.core.decision import Decision
     from limiter.core.limiter import Limiter
     from limiter.request.gate import Verdict
 

@@ -10,7 +10,7 @@ import posix
 import sys
 
 from limiter.report.problems import describe, line, report_denial, report_problem
-from limiter.request.deadline import call_within, hang_up, watch_call
+from limiter.request.deadline import hang_up, watch_call
 from limiter.request.gate import Gate
 from limiter.request.response import INTERNAL_SERVER_ERROR, OK, answer, header, standings
 from limiter.request.settings import Settings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import NoReturn
 
-    from limiter.core.hit import Decision
+    from limiter.core.decision import Decision
     from limiter.core.store import StoreError
     from limiter.request.gate import Verdict
 
@@ -61,6 +61,8 @@ def guard() -> "Decision | None":
 
 def admit(environ: "Mapping[bytes, bytes]") -> "Decision | None":
     """Do what ``guard`` does, with the settings and the request in ``environ``."""
+    from limiter.request.script_deadline import call_within  # check.py does not need it
+
     (status, decision), problems = _verdict(environ, call_within)
     if status is not OK:
         _end(environ, Body(environ), (status, decision), problems)

@@ -7,7 +7,7 @@ import posix
 import sys
 
 from limiter.report.reporter import Reporter, reporter_of
-from limiter.request.settings import REPORT
+from limiter.report.settings import REPORT
 from limiter.scripts.http_errors import (
     BadRequest,
     Conflict,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from limiter.core.hit import Decision
+    from limiter.core.decision import Decision
     from limiter.core.limiter import Limiter
     from limiter.request.gate import Verdict
 

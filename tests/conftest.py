@@ -22,6 +22,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("limiter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("limiter")
 
+# The default store is in TMPDIR, not in the home of whoever runs the tests.
+os.environ["XDG_STATE_HOME"] = os.devnull
+
 NOBODY = 65534
 _LONGEST = (
     *("test_faults_doors.py", "test_laws.py", "test_sweep_orders.py", "test_apache_install.py"),

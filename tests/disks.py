@@ -1,8 +1,9 @@
-"""A small disk of its own (tmpfs), to be filled."""
+"""A small disk of its own, to be filled."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,20 @@ import pytest
 
 from tests.places import temporary
 
+_SIZES = {"ext4": 16 << 20, "xfs": 300 << 20}  # bytes; on disk only what is used
+
 
 @dataclass
 class Disk:
-    """A file system with room for 200 files, that all users may enter."""
+    """A file system with room for few files, that all users may enter."""
 
     path: Path
+
+    @property
+    def used(self) -> int:
+        """How many inodes are in use.  On tmpfs, each hard link counts as one."""
+        status = os.statvfs(self.path)
+        return status.f_files - status.f_ffree
 
     def fill(self) -> None:
         """Leave no room for another file."""
@@ -32,13 +41,23 @@ class Disk:
 
 
 @contextmanager
-def small_disk() -> Iterator[Disk]:
-    """Mount one.  Skip the test without root."""
+def small_disk(inodes: int = 200, kind: str = "tmpfs") -> Iterator[Disk]:
+    """Mount one with so many inodes (xfs: very many).  Skip the test without root."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
-    with temporary("/tmp") as path:
-        options = "nr_inodes=200,mode=755"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], check=True)
+    if kind != "tmpfs" and not shutil.which(f"mkfs.{kind}"):
+        pytest.skip(f"mkfs.{kind} is not installed")
+    with temporary("/tmp") as place, temporary("/tmp") as path:
+        source, options = "tmpfs", ["-t", "tmpfs", "-o", f"nr_inodes={inodes},mode=755"]
+        if kind != "tmpfs":
+            source, options = str(place / "image"), ["-o", "loop"]
+            with open(source, "wb") as image:
+                image.truncate(_SIZES[kind])
+            number = ["-N", str(inodes)] if kind == "ext4" else []
+            subprocess.run(
+                [f"mkfs.{kind}", "-q", *number, source], check=True, stdout=subprocess.DEVNULL
+            )
+        subprocess.run(["mount", *options, source, path], check=True)
         try:
             yield Disk(path)
         finally:

@@ -13,10 +13,14 @@ from pathlib import Path
 from tests.conftest import clean_environ
 from tests.places import REPOSITORY
 
-TRIALS = ["clock", "rename", "listing", "claims", "furnishing", "sweeping"]
+TRIALS = ["clock", "rename", "listing", "hard links", "claims", "furnishing", "sweeping"]
+CONTENTS = ["permanence", "contents", "format", "owners", "slots", "new clients"]
 LATENCIES = ["list 10", "list 64", "rename", "lost rename", "mkdir, rename"]
 JOINT = ["clocks", "rename", "listing", "news", "furnishing"]
 DEADLINE = 600
+
+TEMPORARY = ("permanence", "WARN")
+"""What the doctor finds in all stores of tests: they lie in directories for temporary files."""
 
 _PATIENT = {"BRIEF": 600, "_LATE": 600, "_PATIENCE": 600, "_REMOVAL": 600, "_SLOW": 600}
 """Settings of the doctor: it neither cuts short nor criticizes what a busy machine does late."""

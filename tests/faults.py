@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 CALLS = (
-    *("chdir", "close", "execve", "listdir", "lstat", "mkdir", "open", "read", "readlink", "rename"),
-    *("rmdir", "stat", "unlink", "write"),
+    *("chdir", "chmod", "chown", "close", "execve", "link", "listdir", "lstat", "mkdir", "open", "read"),
+    *("readlink", "rename", "rmdir", "stat", "statvfs", "unlink", "write"),
 )
 """All calls on files that the package makes, by their names in the module posix."""
 

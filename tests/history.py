@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from multiprocessing.queues import Queue
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from limiter.core.burst import Burst
 from limiter.core.fixed import Fixed
+from limiter.core.hit import Attempt
 from limiter.core.limit import Limit, clock, number_of, time_of
 from limiter.core.limiter import Limiter
 from limiter.core.notation import parse
@@ -51,7 +53,10 @@ class History:
 
 
 class Recorder:
-    """Plays hits against a Limiter of one limit, and records them.  It needs its own process."""
+    """Plays hits against a Limiter of one limit, and records them.  It needs its own process.
+
+    It records what a hit claims, not what it repairs or what a sweep has left to it.
+    """
 
     def __init__(self, root: str, limits: str, clock: Callable[[], int] = clock) -> None:
         self.history = History()
@@ -60,20 +65,31 @@ class Recorder:
         self._now = 0
         self._begun = 0
         self._claimed_at = 0
-        self.limiter = Limiter(root, limits, clock=self._clock)
-        original = Store.rename
+        self._is_claiming = False
+        self.limiter = Limiter(root, limits, newcomers="", clock=self._clock)
+        original, take = Store.rename, Attempt._take
 
         def rename(store: Store, directory: str, old: str, new: str) -> bool:
             claimed_at = self._now
             if not original(store, directory, old, new):
                 return False
+            if not self._is_claiming:
+                return True
             if not self._renames:
                 self._begun = claimed_at
             self._claimed_at = claimed_at
             self._renames.append(new)
             return True
 
+        def claim(*arguments: Any) -> str | None:
+            self._is_claiming = True
+            try:
+                return take(*arguments)
+            finally:
+                self._is_claiming = False
+
         Store.rename = rename  # type: ignore[assignment, method-assign]
+        Attempt._take = claim  # type: ignore[assignment, method-assign]
 
     def _clock(self) -> int:
         self._now = self._time()

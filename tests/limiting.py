@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from limiter.core.hit import Decision
+from limiter.core.decision import Decision
 from limiter.core.limiter import Limiter
 
 SECOND = 1_000_000
@@ -20,7 +20,10 @@ LATER = NOW + 2 * DAY
 """The time at which an application hit at NOW counts as idle."""
 
 KINDS = ["3/minute", "3/minute fixed", "3/minute burst 3"]
-FILE_CALLS = ("close", "listdir", "lstat", "mkdir", "open", "rename", "rmdir", "stat", "unlink")
+FILE_CALLS = (
+    *("chmod", "chown", "close", "link", "listdir", "lstat", "mkdir", "open", "rename", "rmdir"),
+    *("stat", "statvfs", "unlink"),
+)
 
 
 class Clock:
@@ -92,7 +95,7 @@ def entries(root: str | Path) -> list[str]:
 
 def slots(root: str) -> list[str]:
     """Return the names of all slots in a store."""
-    return [name.rpartition("/")[2] for name in entries(root) if name.count("/") == 2]
+    return [name.rpartition("/")[2] for name in entries(root) if name.count("/") == 1]
 
 
 def tree(root: str, *more: str) -> dict[Path, list[int]]:

@@ -14,17 +14,19 @@ import pytest
 from greenlet import getcurrent, greenlet
 
 from limiter.core.hit import hit
-from limiter.core.limit import Sliding, number_of
+from limiter.core.limit import Sliding, is_name, number_of
 from limiter.core.limiter import Limiter
 from limiter.core.notation import parse
 from limiter.core.store import Store
-from limiter.core.sweep import DAY, sweep_app
-from tests.limiting import LATER, admitted, before_each, hit_at, used
+from limiter.core.sweep import sweep_store
+from tests.limiting import LATER, SECOND, admitted, before_each, hit_at, used
 
 Choose = Callable[[int, int], int]
 """Choose who goes on: ``choose(turn, choices)``.  0 is the action that had the last turn, if it can."""
 
-CALLS = ("listdir", "rename", "rmdir", "mkdir", "open", "unlink")
+CALLS = ("link", "listdir", "mkdir", "open", "rename", "rmdir", "unlink")
+AFTER = LATER + SECOND
+"""When the actions are over.  The windows of a scene are longer, so all its hits still count."""
 
 
 def _wait(name: str, path: str, *_: object) -> None:
@@ -78,9 +80,9 @@ def _go_on_or_change(generator: random.Random, goes_on: float, _: int, ready: in
 class Scene:
     """One application that is hit and swept concurrently, once for each order.
 
-    It was hit two days ago.  ``leave`` then changes the store.  After that, each limit counts ``before``
-    hits.  ``orders``, ``allowed`` and ``ends`` are how many orders were played, and what the hits and the
-    sweepers answered.
+    It was hit two days ago, so its directories are idle.  ``leave`` then changes the store.  After that,
+    each limit counts ``before`` hits.  ``orders``, ``allowed`` and ``ends`` are how many orders were
+    played, and what the hits and the sweepers answered (``+``: something was removed).
     """
 
     root: str
@@ -96,6 +98,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         self._store = f"{self.root}/store"
+        self._now = LATER
         self._random = random.Random(0)
         self.monkeypatch.setattr(posix, "urandom", self._random.randbytes)
         for name in CALLS:
@@ -127,21 +130,28 @@ class Scene:
         self.orders += 1
         # "Unique" names are the same each time an order is played.
         self._random.seed(0)
+        self._now = LATER
         os.mkdir(self._store)
         hit_at(self._store, self.limits)
         if self.leave:
             self.leave(self._store)
         hit_at(self._store, self.limits, count=self.before, now=LATER)
-        # Clocks that differ by a microsecond make the hits' stamps different.
-        hits = [partial(self._hit, cost, LATER + me) for me, cost in enumerate(self.costs, 1)]
-        sweeping = partial(sweep_app, Store(self._store), "acme", DAY, lambda: LATER)
-        answers, choices = _play([*hits, *[sweeping] * self.sweepers], choose)
+        hits = [partial(self._hit, cost) for cost in self.costs]
+        answers, choices = _play([*hits, *[self._sweep] * self.sweepers], choose)
         self._check(answers)
         shutil.rmtree(self._store)
         return choices
 
-    def _hit(self, cost: int, now: int) -> bool:
-        return bool(hit(Store(self._store), parse(self.limits), "acme", cost, lambda: now)[0])
+    def _clock(self) -> int:
+        """Go on a little at each look, so that no two stamps are the same."""
+        self._now += 10
+        return self._now
+
+    def _hit(self, cost: int) -> bool:
+        return bool(hit(Store(self._store), parse(self.limits), "acme", cost, self._clock)[0])
+
+    def _sweep(self) -> int:
+        return sweep_store(Store(self._store), clock=self._clock).removed
 
     def _check(self, answers: list[object]) -> None:
         assert not [answer for answer in answers if isinstance(answer, Exception)], answers
@@ -156,12 +166,14 @@ class Scene:
         if len(set(self.costs)) == 1 and len(limits) == 1:
             assert len(costs) == len(self.costs) or left < self.costs[0]
         if self.leave is None:
-            assert {*used(self._store, self.limits, LATER + 9)} == {counted}
-        after = Limiter(self._store, self.limits, clock=lambda: LATER + 9)
+            assert {*used(self._store, self.limits, AFTER)} == {counted}
+        after = Limiter(self._store, self.limits, clock=lambda: AFTER)
         assert admitted(after, left + 1) == left, "each hit is counted, and no slot is lost or new"
         for limit in limits:
-            names = os.listdir(f"{self._store}/acme/{limit.name}")
-            if isinstance(limit, Sliding):
-                assert sorted(set(map(number_of, names))) == list(range(limit.quota))
-            if self.leave is None:
-                assert len(names) == limit.size(0), "under one name each"
+            for segment in range(limit.segments):
+                names = os.listdir(f"{self._store}/acme@{limit.directory(segment)}")
+                if isinstance(limit, Sliding):
+                    there = set(map(number_of, filter(is_name, names)))
+                    assert there == {*limit.numbers(segment)}
+                if self.leave is None:
+                    assert limit.is_whole(names, segment), "under one name each"

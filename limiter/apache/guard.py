@@ -14,14 +14,32 @@ import sys
 from errno import EACCES, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR
 
 from limiter.cgi import admit, log, refuse
-from limiter.request.deadline import hang_up, is_stuck
+from limiter.request.deadline import hang_up
 from limiter.request.response import INTERNAL_SERVER_ERROR, NOT_FOUND
-from limiter.request.settings import GUARD, Settings, text_of
+from limiter.request.script_deadline import is_stuck
+from limiter.request.settings import Settings, parse_one_of, parse_path, parse_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
+
+    from limiter.request.settings import Table
+
+GUARD: "Table" = {
+    "LIMITER_GUARD_ROOT": (
+        parse_path,
+        "",
+        "no script outside of this absolute path is run (default: none)",
+    ),
+    "LIMITER_SUPERVISE": (
+        parse_one_of("0", "1"),
+        "0",
+        "1: watch the script, and answer for it if it fails",
+    ),
+    "LIMITER_SCRIPT_TIMEOUT": (parse_seconds, "30", "seconds without output after which it has failed"),
+}
+"""The settings of the guard alone."""
 
 _RENAMED = b"REDIRECT_"
 # Set by the redirect itself, after the renaming (mod_actions.c, http_request.c, util_script.c).
@@ -187,8 +205,12 @@ def _become(script: "dict[bytes, bytes]", parent: int) -> "NoReturn":
         advice = _ADVICE.get(error.errno or 0)
         if not advice:
             raise
-        name = text_of(script, "SCRIPT_FILENAME")
+        name = _name(script)
         raise OSError(error.errno, f"{error.strerror} ({advice})", name) from error
+
+
+def _name(script: "Mapping[bytes, bytes]") -> str:
+    return script[b"SCRIPT_FILENAME"].decode("utf-8", "surrogateescape")
 
 
 def _restore_signals(parent: int) -> None:
@@ -219,4 +241,4 @@ def _become_php(script: "dict[bytes, bytes]") -> "NoReturn":
         except FileNotFoundError:
             pass
     advice = "php-cgi is not installed (apt-get install php-cgi)"
-    raise FileNotFoundError(ENOENT, advice, text_of(script, "SCRIPT_FILENAME"))
+    raise FileNotFoundError(ENOENT, advice, _name(script))

@@ -13,6 +13,7 @@ import posix
 from limiter.cgi import Body, log, write
 from limiter.core.furnish import furnish
 from limiter.core.limit import clock, make
+from limiter.core.newcomers import check, room
 from limiter.core.notation import parse
 from limiter.core.store import Store, StoreError, patiently
 from limiter.report.problems import report_problem
@@ -44,23 +45,35 @@ def health() -> "NoReturn":
     try:
         settings = Settings(environ)
         Key(settings.key, settings.trusted_proxies)
+        check(settings.newcomers)
+        more = ""
         if settings.mode != "off":
-            watch_call(settings.timeout, lambda error: _fail(environ, error), _try, settings)
+            more = watch_call(settings.timeout, lambda error: _fail(environ, error), _try, settings)
     except Exception as error:
         _fail(environ, error)
-    _end(environ, OK, body(OK))
+    for note in settings.notes:
+        log(note)
+    _end(environ, OK, body(OK)[:-1] + more.encode() + b"}")
 
 
-def _try(settings: Settings) -> None:
-    """Do everything that a hit may need.  Raises ValueError or StoreError if that fails."""
+def _try(settings: Settings) -> str:
+    """Do everything that a hit may need.  Returns how many new clients are taken in now, as JSON.
+
+    Raises ValueError or StoreError if it fails.
+    """
     if settings.apps:
         from limiter.request.register import look_up
 
         look_up(settings.apps, _NOBODY)
     else:
         parse(settings.share(settings.limit))
-    for root in settings.root or (settings.store(_NOBODY),):
+    roots = settings.root or (settings.store(_NOBODY),)
+    for root in roots:
         patiently(_claim, Store(root))
+    if not settings.newcomers:
+        return ""
+    rooms = [patiently(room, root, settings.newcomers) for root in roots]
+    return f', "newcomers": {min(rooms)}'
 
 
 def _claim(store: Store) -> None:
@@ -68,7 +81,7 @@ def _claim(store: Store) -> None:
     directory = f"{_ASIDE}{posix.urandom(8).hex()}"
     path = f"{store.root}/{directory}"
     free, taken = make(0, False, 0), make(clock(), False, 0)
-    furnish(store, directory, {"": [free]})
+    furnish(store.root, directory, [free])
     if free not in store.names(directory) or not store.rename(directory, free, taken):
         import errno
 

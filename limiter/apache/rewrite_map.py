@@ -20,7 +20,7 @@ from limiter.apache.graceful_restart import Handover
 from limiter.cgi import log
 from limiter.core.furnish import must_exist
 from limiter.core.privileges import become_owner
-from limiter.core.store import Store, StoreError
+from limiter.core.store import StoreError
 from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
 from limiter.report.problems import report_denial, report_problem
 from limiter.request.long_running import LongRunningGate
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import BinaryIO
 
-    from limiter.core.hit import Decision
+    from limiter.core.decision import Decision
     from limiter.request.gate import Verdict
 
 _FORWARDED = b"HTTP_X_FORWARDED_FOR"
@@ -80,15 +80,15 @@ class _Gate(LongRunningGate):
             )
         self.header = _FORWARDED if variable in (None, _ADDRESS) else variable
 
-    def hit(self, limits: str, app_id: str) -> "Decision":
+    def hit(self, limits: str, app_id: str, newcomers: str) -> "Decision":
         """Count a hit, never as root."""
         if os.geteuid() == 0:
             root = self.settings.store(app_id)
             become_owner(root)
             if os.geteuid() == 0:
-                must_exist(Store(root))
+                must_exist(root)
                 raise StoreError(errno.EPERM, _ROOTS, root)
-        return super().hit(limits, app_id)
+        return super().hit(limits, app_id, newcomers)
 
 
 def _verdict(gate: "_Gate | ValueError", line: bytes, environ: "dict[bytes, bytes]") -> "Verdict":

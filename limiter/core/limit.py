@@ -13,8 +13,11 @@ SECOND = 1_000_000
 SEGMENT = 64
 """The most slots in one directory: few enough that one getdents call returns them all."""
 
+_FEW = 16  # slots in the first directory: few, as a client that is seen once must cost little
 _SETTLED = "-"
 _PROVISIONAL = "~"
+_FORM = "0000000000.000000-"
+_AS_FORM = {**dict.fromkeys(b"123456789", "0"), ord(_PROVISIONAL): _SETTLED}
 
 
 def clock() -> int:
@@ -44,12 +47,13 @@ def is_provisional(name: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """Whether a directory entry has the form of a name.  Other entries are not slots."""
+    """Whether a directory entry has exactly the form of a name.  Other entries are not slots."""
     return (
         len(text) > 18
         and text[10] == "."
         and text[17] in _SETTLED + _PROVISIONAL
         and (text[:10] + text[11:17] + text[18:]).isdigit()
+        and (text[18] != "0" or len(text) == 19)
         and text.isascii()
     )
 
@@ -63,7 +67,7 @@ class Limit:
     """At most ``quota`` hits per ``window`` microseconds.  The kind defines the exact meaning.
 
     These attributes are public and the same for all kinds: ``quota`` (hits), ``window``
-    (microseconds), ``name`` (of the directory, and of the policy in HTTP), ``segments`` (the
+    (microseconds), ``name`` (of the directory), ``policy`` (its own name, or ""), ``segments`` (the
     directories that it may grow to), ``is_returnable`` (whether a claim can always be given back; if
     not, other hits may build upon its name).
 
@@ -74,6 +78,7 @@ class Limit:
     quota: int
     window: int
     name: str
+    policy: str = ""
     segments: int = 1
     is_returnable: bool = False
 
@@ -104,17 +109,25 @@ class Limit:
         """The name of a segment's directory: ``10-per-1s``, ``10-per-1s.1`` ..."""
         return f"{self.name}.{segment}" if segment else self.name
 
-    def size(self, segment: int) -> int:
-        """How many names this directory always holds."""
-        return 1
+    def numbers(self, segment: int) -> range:
+        """The numbers of the slots of this directory.  A single name has any number."""
+        return range(1)
 
-    def fresh(self, segment: int) -> "list[str]":
-        """The names that this directory is furnished with: nothing is taken."""
-        return [make(0, False, 0)]
+    def fresh(self, segment: int, now: int) -> "list[str]":
+        """The names that this directory is furnished with: nothing is taken, for two windows and more.
 
-    def owns(self, names: "list[str]", segment: int) -> bool:
-        """Whether all these are names of this directory's slots, at most one for each slot."""
-        return len(names) <= self.size(segment) and all(map(is_name, names))
+        They are unlike those that it was furnished with at any other time.
+        """
+        time = max(0, now - 2 * self.window - 1)
+        return [make(time, False, number) for number in self.numbers(segment)]
+
+    def is_whole(self, names: "list[str]", segment: int) -> bool:
+        """Whether these are exactly the names of this directory's slots, one for each."""
+        return len(names) == 1 and is_name(names[0])
+
+    def slot(self, name: str) -> int:
+        """The number of the slot that this name is of."""
+        return 0
 
     def share(self, nodes: int) -> str:
         """One node's share of the limit, in the notation (see ``limiter.request.node_share``)."""
@@ -131,9 +144,13 @@ class Limit:
         """The name that undoes ``claim``, on which others have built ``name``.  None: nothing to undo."""
         return None
 
-    def forgotten(self, name: str) -> str:
+    def released(self, name: str) -> str:
+        """The new name of a free name that was claimed and is given back."""
+        return name
+
+    def forgotten(self, name: str, now: int) -> str:
         """The new name of a name that makes the limit forget all its hits."""
-        return make(0, False, 0)
+        return make(max(0, now - 2 * self.window - 1), False, self.slot(name))
 
     def expiry(self, now: int) -> int:
         """Microseconds until a hit counted at ``now`` is no longer counted, if it is the only one."""
@@ -152,19 +169,27 @@ class Sliding(Limit):
         self.quota = quota
         self.window = window
         self.name = f"{quota}-per-{window // SECOND}s"
-        self.segments = -(-quota // SEGMENT)
+        self._forms: dict[int, tuple[str, set[str]]] = {}
+        # 16 slots, 48 more, and then 64 in each.
+        self.segments = -(-quota // SEGMENT) + (quota > _FEW)
 
-    def size(self, segment: int) -> int:
-        size = self.quota - segment * SEGMENT
-        return size if size < SEGMENT else SEGMENT
+    def numbers(self, segment: int) -> range:
+        first = _FEW if segment == 1 else SEGMENT * max(segment - 1, 0)
+        end = SEGMENT * segment if segment else _FEW
+        return range(first, min(end, self.quota))
 
-    def fresh(self, segment: int) -> "list[str]":
-        first = segment * SEGMENT
-        return [make(0, False, slot) for slot in range(first, first + self.size(segment))]
+    def is_whole(self, names: "list[str]", segment: int) -> bool:
+        form = self._forms.get(segment)
+        if form is None:
+            numbers = self.numbers(segment)
+            form = _FORM * len(numbers), set(map(str, numbers))
+            self._forms[segment] = form
+        # All stamps at once: to check them one by one takes three times as long.
+        stamps = "".join([name[:18] for name in names]).translate(_AS_FORM)
+        return stamps == form[0] and {name[18:] for name in names} == form[1]
 
-    def owns(self, names: "list[str]", segment: int) -> bool:
-        numbers = {number_of(name) - segment * SEGMENT for name in names if is_name(name)}
-        return len(numbers) == len(names) and numbers <= set(range(self.size(segment)))
+    def slot(self, name: str) -> int:
+        return number_of(name)
 
     def claims(self, cost: int) -> int:
         return cost
@@ -183,8 +208,8 @@ class Sliding(Limit):
     def taken(self, name: str, now: int, cost: int, provisional: bool) -> str:
         return stamp(now) + (_PROVISIONAL if provisional else _SETTLED) + name[18:]
 
-    def forgotten(self, name: str) -> str:
-        return make(0, False, number_of(name))
+    def released(self, name: str) -> str:
+        return make(time_of(name) + 1, False, number_of(name))
 
     def wait(self, names: "list[str]", now: int, cost: int) -> int:
         busy = self._busy(sorted(names), now)

@@ -7,9 +7,11 @@ claimed without a listing: the rename decides.
 
 import posix
 
+from limiter.core.decision import Decision, View, deny
+from limiter.core.directories import contents
 from limiter.core.furnish import must_exist
-from limiter.core.hit import ROUNDS, Attempt, Decision, View, deny, hit
-from limiter.core.limit import Limit, clock, is_name, is_provisional
+from limiter.core.hit import ROUNDS, Attempt, hit
+from limiter.core.limit import Limit, clock, is_provisional
 from limiter.core.notation import parse
 from limiter.core.store import Store, StoreError, is_app, patiently
 
@@ -17,6 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
+
+NEWCOMERS = "20/second burst 1000"
+"""How many new clients a store takes in, if nothing else is said."""
 
 # Deny from memory for at most so many microseconds.  Then every process sees a reset or removed slots.
 _TRUST = 1_000_000
@@ -29,8 +34,10 @@ class Limiter:
     """Admits at most so many hits for each application.  This is exact for any number of processes.
 
     ``root`` is the store, an existing directory.  ``limits`` is text (docs/limits.md); all limits must
-    admit a hit.  ``clock`` returns microseconds since the epoch.  Threads may share a Limiter, and it
-    can still be used after a fork.  Most programs make one and keep it.  Raises ValueError for a bad limit.
+    admit a hit.  ``newcomers``: how many new clients the store takes in, in the same notation (default:
+    NEWCOMERS), or "" for any number.  ``clock`` returns microseconds since the epoch.  Threads may share a
+    Limiter, and it can still be used after a fork.  Most programs make one and keep it.  Raises ValueError
+    for a bad limit.
     """
 
     def __init__(
@@ -38,11 +45,16 @@ class Limiter:
         root: "str | PathLike[str]",
         limits: str = "10/second",
         *,
+        newcomers: "str | None" = None,
         clock: "Callable[[], int]" = clock,
     ) -> None:
         path = posix.fspath(root)
-        self._store = Store(path if path.startswith("/") else f"{posix.getcwd()}/{path}")
+        self.root = path if path.startswith("/") else f"{posix.getcwd()}/{path}"
+        self._store = Store(self.root)
         self.limits = parse(limits)
+        self._newcomers = NEWCOMERS if newcomers is None else newcomers
+        if newcomers:
+            parse(newcomers)
         self._clock = clock
         self._memory: dict[str, _Memory] = {}
         slots = sum([limit.claims(limit.quota) for limit in self.limits])
@@ -62,10 +74,13 @@ class Limiter:
             now = self._clock()
             views = [view.at(now, cost) for view in memory.views]
             if not any([view.short for view in views]):
-                if Attempt(self._store, self.limits, app_id, cost, self._clock).claim(views):
+                attempt = Attempt(self._store, self.limits, app_id, cost, self._clock)
+                if attempt.claim(views):
                     memory.settle(views)
-                    return Decision(True, 0.0, views, now, cost)
-        decision, views = hit(self._store, self.limits, app_id, cost, self._clock)
+                    return Decision(True, 0.0, views, now, cost, attempt.notes)
+        decision, views = hit(self._store, self.limits, app_id, cost, self._clock, self._newcomers)
+        if not views:
+            return decision  # a newcomer for whom there is no room
         if len(self._memory) >= self._most:
             self._memory.clear()
         self._memory[app_id] = _Memory(views, cost, memory)
@@ -90,7 +105,12 @@ class Limiter:
         views = self._survey(app_id)
         is_too_much = any([cost > limit.quota for limit in self.limits])
         wait = float("inf") if is_too_much else max([view.wait(cost) for view in views]) / 1e6
-        return Decision(not wait, wait, views, views[-1].now, 0)
+        notes = [
+            f"{self._store.root}/{directory}: {len(numbers)} slots are missing; hits make them again"
+            for view in views
+            for directory, numbers in view.missing.items()
+        ]
+        return Decision(not wait, wait, views, views[-1].now, 0, notes)
 
     def hits(self, app_id: str) -> "list[list[int]]":
         """For each limit, the times of the hits that it counts now, in microseconds, oldest first.
@@ -109,13 +129,17 @@ class Limiter:
         self._memory.pop(app_id, None)
 
     def _forget(self, app_id: str, limit: Limit) -> None:
-        """Rename every name to its fresh one.  Looks again if other hits claimed some meanwhile."""
+        """Rename every name to its fresh one.  Looks again if other hits claimed some meanwhile.
+
+        A directory in which no hit counts stays as it is: a sweeper may be removing it.
+        """
         for _ in range(ROUNDS):
             lost = 0
-            for directory, names in self._list(app_id, limit).listed.items():
-                for name in names:
-                    fresh = limit.forgotten(name)
-                    lost += name != fresh and not self._store.rename(directory, name, fresh)
+            view = self._list(app_id, limit)
+            for directory, names in view.listed.items():
+                for name in names if limit.look(names, view.now, 1)[1] else ():
+                    fresh = limit.forgotten(name, self._clock())
+                    lost += not self._store.rename(directory, name, fresh)
             if not lost:
                 return
         raise StoreError.contention(ROUNDS, f"{self._store.root}/{app_id}")
@@ -125,15 +149,21 @@ class Limiter:
         return [patiently(self._list, app_id, limit) for limit in self.limits]
 
     def _list(self, app_id: str, limit: Limit) -> View:
-        view = View(limit, {})
+        view = View(limit, {}, {})
         for segment in range(limit.segments):
-            directory = f"{app_id}/{limit.directory(segment)}"
-            names = sorted([name for name in self._store.names(directory) if is_name(name)])
+            directory = f"{app_id}@{limit.directory(segment)}"
+            names = self._store.names(directory)
             if not names:
                 break
-            view.listed[directory] = names
+            slots = {limit.slot(name): name for name in contents(names, limit, segment)[0]}
+            if slots:
+                view.listed[directory] = sorted(slots.values())
+            missing = [number for number in limit.numbers(segment) if number not in slots]
+            if missing:
+                view.missing[directory] = missing
         if not view.listed:
-            must_exist(self._store)
+            must_exist(self._store.root)
+        view.is_all = True
         view.now = self._clock()
         for directory in view.listed:
             view.add(directory, view.now, 1)

@@ -3,10 +3,11 @@
 It is the notation of the ``limits`` library, followed by a word for the kind::
 
     limits = limit *( ";" limit )
-    limit  = count ( "/" | "per" ) [ multiple ] unit [ "fixed" | "burst" capacity ]
+    limit  = [ name "=" ] count ( "/" | "per" ) [ multiple ] unit [ "fixed" | "burst" capacity ]
     unit   = second[s] | sec | s | minute[s] | min | m | hour[s] | h | day[s] | d
 
-Spaces and tabs may stand between any two parts.  Upper and lower case mean the same.
+Spaces and tabs may stand between any two parts.  Upper and lower case mean the same.  A name is 1 to 32
+lower case letters, digits and hyphens, and begins with a letter: ``login=5/minute``.
 """
 
 from limiter.core.limit import SECOND, Limit, Sliding
@@ -18,6 +19,8 @@ _UNITS = (
     (86400, ("day", "days", "d")),
 )
 _DIGITS = "0123456789"
+_NAME = "abcdefghijklmnopqrstuvwxyz-" + _DIGITS
+_LONGEST_NAME = 32
 _MOST_SLOTS = 10_000
 _MOST = 10**15 - 1  # the largest integer of an HTTP structured field (RFC 9651, 3.3.1)
 _LONGEST = 3660 * 86400
@@ -27,14 +30,15 @@ def parse(text: str) -> "tuple[Limit, ...]":
     """The limits that ``text`` names, in its order.
 
     Raises ValueError, with the text and the place, if it is not in the notation, a sliding limit is above
-    10,000, a window or the time to fill a bucket is above 3,660 days, or a limit is given twice.
+    10,000, a window or the time to fill a bucket is above 3,660 days, or a limit or a name is given twice.
     """
     limits: list[Limit] = []
     at = 0
     while True:
-        limit, end = _limit(text, at)
-        if any(limit.name == other.name for other in limits):
-            raise _error(text, at, f"a limit not yet given ({limit.name} is there already)")
+        limit, end = _named(text, at) if "=" in text else _limit(text, at)
+        there = [it.name for it in limits if it.name == limit.name or it.policy == limit.policy != ""]
+        if there:
+            raise _error(text, at, f"a limit not yet given ({there[0]} is there already)")
         limits.append(limit)
         if end == len(text):
             return tuple(limits)
@@ -43,19 +47,24 @@ def parse(text: str) -> "tuple[Limit, ...]":
         at = end + 1
 
 
-def limit_of(directory: str) -> "tuple[Limit, int] | None":
-    """The limit whose directory has this name, and the number of the segment.  None: no limit's has.
-
-    The name of a limit is its notation, with ``-`` for each space.
-    """
-    name, _, number = directory.partition(".")
-    segment = int(number) if number.isdecimal() else 0
-    try:
-        (limit,) = parse(name.replace("-", " "))
-    except ValueError:
-        return None
-    is_exact = segment < limit.segments and limit.directory(segment) == directory
-    return (limit, segment) if is_exact else None
+def _named(text: str, at: int) -> "tuple[Limit, int]":
+    """A limit that may have a name.  Two limits of the same numbers and other names are two budgets."""
+    start = _blanks(text, at)
+    end = start
+    while text[end : end + 1] in _NAME and end < len(text):
+        end += 1
+    after = _blanks(text, end)
+    if text[after : after + 1] != "=":
+        return _limit(text, at)
+    name = text[start:end]
+    if not name[:1].isalpha() or len(name) > _LONGEST_NAME:
+        raise _error(
+            text, start, "a name of at most 32 letters, digits and '-', beginning with a letter"
+        )
+    limit, end = _limit(text, after + 1)
+    limit.policy = name
+    limit.name = f"{name}={limit.name}"
+    return limit, end
 
 
 def _limit(text: str, at: int) -> "tuple[Limit, int]":

@@ -1,8 +1,4 @@
-"""Act as the owner of a store.
-
-The owner of a store could not rename what root made in it.  And a program that reads the requests of
-strangers should not be root.
-"""
+"""Act as the owner of a store: a program that reads the requests of strangers should not be root."""
 
 import os
 

@@ -1,160 +1,167 @@
-"""Repair a directory of slots.  Hits and sweeps call this when they find one in disorder.
+"""Put a directory in order that a hit or a sweep found otherwise than full of slots.
 
-A listing may show slots twice or not at all.  A machine that died may have left a slot with two names.
-A sweeper may have set slots aside.  docs/store-format.md states what is then done.  Very few hits need
-this module.
+It may be missing, or be swept.  A listing may show slots twice or not at all.  A machine that died may
+have left a slot with two names, and a cleaner of temporary files may have removed slots.
+docs/store-format.md states what is then done.  Very few hits need this module.
 """
 
 import errno
 import posix
 
-from limiter.core.furnish import furnish
-from limiter.core.limit import Limit, is_name, is_provisional, make, number_of, time_of
+from limiter.core.directories import GONE, contents
+from limiter.core.furnish import link
+from limiter.core.limit import Limit, is_name, make, number_of, time_of
+from limiter.core.newcomers import furnish_if_there_is_room
 from limiter.core.removal import remove_empty
 from limiter.core.store import Store, StoreError, done
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from limiter.core.decision import View
+    from limiter.core.hit import Attempt
 
-SWEEP = ".sweep-"
-BACK = ".back-"
-GONE = ".gone-"
-SLOT = ".slot-"
-ASIDE = (SWEEP, BACK, GONE, SLOT)
-"""Prefixes of names: of the marks of a sweep, and of the slots that it has set aside."""
-
-_LATER = 1000  # microseconds
-# How often to list: a directory that shows too few slots; one that is being furnished or swept; one from
-# which slots are removed, whose last listing shows none.
-_LISTINGS = 4
+# How often to list a directory that shows too few slots, and one that others furnish and sweep meanwhile.
+LISTINGS = 4
 _ROUNDS = 1000
-_CLEARINGS = 10
 
 
 def complete(
-    store: Store,
-    app: str,
-    together: "Sequence[Limit]",
-    limit: Limit,
-    segment: int,
-    names: "list[str]",
-    now: int,
+    attempt: "Attempt", view: "View", segment: int, directory: str, names: "list[str]"
 ) -> "list[str]":
-    """The names in a directory that shows too few or too many, one for each slot.
+    """The sorted names of a directory's slots, one for each that it has.
 
-    If the directory is missing, those of the limits ``together`` are furnished.  A sweep of it is ended.
-    ``names`` are sorted.  ``now`` is in microseconds.  Raises StoreError.
+    A missing directory is furnished.  Empty: there is no room, which ``attempt`` then says.  Slots that
+    are missing are noted in ``view``.  Raises StoreError, and ValueError for bad LIMITER_NEWCOMERS.
     """
-    directory = f"{app}/{limit.directory(segment)}"
-    size = limit.size(segment)
-    listings = 0
-    chosen = None
+    store, limit = attempt.store, view.limit
+    numbers = limit.numbers(segment)
+    seen: set[int] = set()
+    now = listings = 0
     for _ in range(_ROUNDS):
-        slots = {_slot(name, size): name for name in names if is_name(name)}
-        if names and names[0] < "0" and give_back(store, directory):
-            pass  # each sweeper comes once, so go on
-        elif not names:  # the directory is missing, or was swept meanwhile
-            furnish(store, app, {it.directory(segment): it.fresh(segment) for it in together})
-        elif len(slots) == size or listings == _LISTINGS:
-            chosen = one_each(store, directory, names, size, now - limit.window)
+        slots, marks = contents(names, limit, segment)
+        seen.update(map(limit.slot, slots))
+        if not names:
+            attempt.refused = furnish_if_there_is_room(attempt, limit, segment, directory)
+            if attempt.refused is not None:
+                return []
+        elif marks and listings:
+            settle(store, directory, limit, slots, marks, now)
+        elif len(slots) == len(numbers) == len(set(map(limit.slot, slots))):
+            return slots
+        elif listings == LISTINGS:
+            chosen = one_each(store, directory, limit, slots, now)
+            if chosen:
+                view.missing[directory] = sorted(set(numbers) - seen)
+                return chosen
             if chosen is not None:
                 break
         else:
             listings += 1
+        now = attempt.clock()
         names = sorted(store.names(directory))
-    if not chosen:
-        why = "This limit's directory has no slots (remove it: the next hit makes it anew)"
-        raise StoreError(errno.ENOENT, why, f"{store.root}/{directory}")
-    return chosen
+    why = "This limit's directory has no slots (remove it: the next hit makes it anew)"
+    raise StoreError(errno.ENOENT, why, f"{store.root}/{directory}")
+
+
+def settle(
+    store: Store, directory: str, limit: Limit, slots: "list[str]", marks: "list[str]", now: int
+) -> None:
+    """End a sweep whose sweeper may have died: remove the directory, or make the mark a slot again.
+
+    Nobody ever removes a slot that is not free, whatever else has gone wrong.  Raises StoreError.
+    """
+    numbers = [limit.slot(name) for name in slots]
+    for mark in marks:
+        lowest = mark[len(GONE) :]
+        number = limit.slot(lowest)
+        if number in numbers:
+            # A machine died within the rename, and both names are left.  The sweep has not begun.  While the
+            # lowest slot has this name, another sweeper may make the same mark.
+            if lowest not in slots or store.rename(directory, lowest, _freed(limit, lowest, now)):
+                done(posix.unlink, f"{store.root}/{directory}/{mark}")
+        elif all([time_of(name) <= now - limit.window for name in slots]) and number < min(
+            numbers, default=number + 1
+        ):
+            clear(store, directory, slots, mark)
+        else:
+            store.rename(directory, mark, _freed(limit, lowest, now))
+
+
+def clear(store: Store, directory: str, slots: "list[str]", mark: str) -> bool:
+    """Remove these slots, the mark last, and the directory.  Returns whether it is gone."""
+    for name in (*slots, mark):
+        done(posix.unlink, f"{store.root}/{directory}/{name}")
+    return remove_empty(f"{store.root}/{directory}")
 
 
 def one_each(
-    store: Store, directory: str, names: "list[str]", size: int, since: int
+    store: Store, directory: str, limit: Limit, slots: "list[str]", now: int
 ) -> "list[str] | None":
     """The newest name of each slot, from sorted names.  None: another process changed one, list again.
 
-    If a machine died within a rename, both names may stay for good.  If the newest is older than
-    ``since``, in microseconds, the others are removed.  Otherwise nobody can claim the slot yet.
+    If a machine died within a rename, both names may stay for good.  If the newest is older than a
+    window, the others are removed.  Otherwise nobody can claim the slot yet.  If all slots are free, the
+    lowest is renamed first, to a name that is free, but not idle: then nobody sweeps the directory.
     """
-    slots: dict[str, list[str]] = {}
-    for name in filter(is_name, names):
-        slots.setdefault(_slot(name, size), []).append(name)
-    for known in slots.values():
+    names: dict[int, list[str]] = {}
+    for name in slots:
+        names.setdefault(limit.slot(name), []).append(name)
+    free = now - limit.window
+    wakes = len(names) < len(slots) and time_of(slots[-1]) <= free
+    for known in [names[number] for number in sorted(names)]:
         *older, newest = known
-        if not older or time_of(newest) >= since:
+        if not (older or wakes) or time_of(newest) > free:
             continue
-        if not time_of(older[0]):
-            # This slot was never taken.  It may belong to a new directory by now, so do not remove it.
-            store.rename(directory, older[0], unused(newest))
+        known[-1] = _freed(limit, newest, now)
+        if store.rename(directory, newest, known[-1]):
+            if not all([done(posix.unlink, f"{store.root}/{directory}/{name}") for name in older]):
+                return None
+        elif wakes:
             return None
-        known[-1] = make(time_of(newest) + 1, False, number_of(newest))
-        if not store.rename(directory, newest, known[-1]):
+        else:
             known[-1] = newest  # nobody can claim this name
-            continue
-        if not all([done(posix.unlink, f"{store.root}/{directory}/{name}") for name in older]):
-            return None
-    return sorted([known[-1] for known in slots.values()])
+        wakes = False
+    return sorted([known[-1] for known in names.values()])
 
 
-def unused(name: str) -> str:
-    """A name, up to a millisecond later, that the slot never had and that nobody can guess.
+def _freed(limit: Limit, name: str, now: int) -> str:
+    """A later name of a free slot: also free, but not idle."""
+    return make(max(time_of(name) + 1, now - limit.window - 1), False, number_of(name))
 
-    So a process can claim it only after it has seen the names beside it.
+
+def mend(attempt: "Attempt", view: "View", directory: str, name: str) -> None:
+    """Make the slots again that a directory has lost, as taken just now, if ``name`` is its lowest.
+
+    ``name`` is a slot that this hit has just claimed.  Nobody else can claim it for a window, so nobody
+    else mends meanwhile.  After a stall of half a window, the new slots are removed again.
     """
-    later = time_of(name) + 1 + int.from_bytes(posix.urandom(4), "big") % _LATER
-    return make(later, is_provisional(name), number_of(name))
-
-
-def give_back(store: Store, directory: str) -> bool:
-    """End all sweeps of a directory: make slots of those set aside, or remove them if a sweeper has all.
-
-    Returns whether there was a sweep.  Raises StoreError.
-    """
-    before = store.names(directory)
-    for unique in _marked(SWEEP, before):
-        if BACK + unique in before:
-            # A machine died within this same rename.  Both names are one file, so a rename does nothing.
-            done(posix.unlink, f"{store.root}/{directory}/{BACK}{unique}")
-        store.rename(directory, SWEEP + unique, BACK + unique)
-    # From here on it is certain for each of these sweeps whether it has been ended.
-    names = store.names(directory)
-    for unique in _marked(GONE, names):
-        clear(store, directory, unique)
-    for seized in _marked(SLOT, names):
-        unique, _, slot = seized.partition("-")
-        if BACK + unique in names or not _is_known(unique, before + names):
-            # The name must be new.  A process that knows the old name must not claim it.  And a machine
-            # that still has the old name takes both for the same file, so a rename would do nothing.
-            store.rename(directory, SLOT + seized, unused(slot))
-    for unique in _marked(BACK, names):
-        # The sweeper may have seized one more slot after the listing.  The next hit puts that right.
-        done(posix.unlink, f"{store.root}/{directory}/{BACK}{unique}")
-    return any([name.startswith(ASIDE) for name in before + names])
-
-
-def _marked(kind: str, names: "list[str]") -> "list[str]":
-    """What follows this prefix in the names that have it."""
-    return [name[len(kind) :] for name in names if name.startswith(kind)]
-
-
-def _is_known(unique: str, names: "list[str]") -> bool:
-    """Whether a sweep has a mark.  If not, it was ended before its sweeper died and left a slot."""
-    return any([kind + unique in names for kind in (SWEEP, BACK, GONE)])
-
-
-def clear(store: Store, directory: str, unique: str) -> None:
-    """Remove the slots of a sweeper that has all of them, and the mark last: without it they look lost."""
-    for _ in range(_CLEARINGS):
-        slots = [name for name in store.names(directory) if name.startswith(f"{SLOT}{unique}-")]
-        if not slots:
-            done(posix.unlink, f"{store.root}/{directory}/{GONE}{unique}")
-            remove_empty(f"{store.root}/{directory}")
+    store, limit, now = attempt.store, view.limit, attempt.clock
+    numbers = [limit.slot(it) for it in view.listed[directory]]
+    path = f"{store.root}/{directory}"
+    missing = set(view.missing[directory])
+    made: list[str] = []
+    try:
+        for _ in range(LISTINGS):
+            there = [limit.slot(it) for it in store.names(directory) if is_name(it)]
+            if limit.slot(name) > min(there + numbers):
+                return
+            missing.difference_update(there)
+        for number in sorted(missing):
+            made.append(make(now(), False, number))
+            link(f"{path}/{name}", f"{path}/{made[-1]}")
+        if now() - time_of(name) > limit.window // 2:
+            for it in made:
+                done(posix.unlink, f"{path}/{it}")
             return
-        for name in slots:
-            done(posix.unlink, f"{store.root}/{directory}/{name}")
-
-
-def _slot(name: str, size: int) -> str:
-    """What the names of one slot have in common.  In a fixed or burst limit the number is no slot's."""
-    return name[18:] if size > 1 else ""
+    except OSError as error:
+        attempt.notes.append(f"{path}: {len(missing)} slots are missing, and not made again: {error}")
+        return
+    view.missing[directory] = [number for number in view.missing[directory] if number not in missing]
+    if made:
+        view.listed[directory] = sorted([*view.listed[directory], *made])
+        view.next = view.next if view.used else time_of(made[0]) + limit.window - view.now
+        view.used += len(made)
+        lost = f"{len(made)} of {len(numbers) + len(made)} slots were missing"
+        attempt.notes.append(
+            f"{path}: {lost}, as if removed by a cleaner; they are back, as taken just now"
+        )

@@ -22,7 +22,12 @@ class StoreError(OSError):
     @classmethod
     def of(cls, error: OSError, path: str) -> "StoreError":
         """The file system reported this error at this path."""
-        return cls(error.errno, error.strerror, path)
+        why = error.strerror or ""
+        if isinstance(error, PermissionError):
+            from limiter.core.ownership import whose
+
+            why += whose(path)
+        return cls(error.errno, why, path)
 
     @classmethod
     def timed_out(cls, seconds: float) -> "StoreError":
@@ -58,7 +63,7 @@ def is_app(name: str) -> bool:
 
 
 class Store:
-    """The directories below ``root``.  Their names are relative to it: ``acme/10-per-1s``.
+    """The directories below ``root``.  Their names are relative to it: ``acme@10-per-1s``.
 
     Any number of processes and threads may use one root at once.  Every method raises StoreError
     if the file system fails.

@@ -1,68 +1,98 @@
-"""The sweep: remove applications that got no hit for a day, while hits go on.
+"""The sweep: remove the directories of clients that got no hit for an hour, while hits go on.
 
-docs/store-format.md states the steps, and what holds if a sweeper or a machine dies.  All renames are
-of empty files within one directory, as those of hits are.  On a replicated file system, this is the only
+docs/store-format.md states the steps, and what holds if a sweeper or a machine dies.  It takes one rename
+of an empty file within its directory, as a hit does.  On a replicated file system, this is the only
 operation that keeps its promises when several nodes do it at once.
 """
 
 import errno
 import posix
 
-from limiter.core.furnish import create, must_exist
-from limiter.core.limit import SECOND, clock, is_name, time_of
-from limiter.core.notation import limit_of
+from limiter.core.directories import GONE, contents, limit_of
+from limiter.core.furnish import must_exist
+from limiter.core.limit import SECOND, Limit, clock, time_of
 from limiter.core.privileges import become_owner
 from limiter.core.removal import remove, remove_empty
-from limiter.core.repair import ASIDE, GONE, SLOT, SWEEP, clear, give_back, one_each
+from limiter.core.repair import LISTINGS, clear, one_each, settle
 from limiter.core.store import Store, StoreError, done, is_app, is_lost, patiently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DAY = 86_400.0
-"""Seconds after which an application is idle."""
+HOUR = 3_600.0
+"""Seconds after which a directory is idle."""
 
-_HOUR = 3_600.0
+GRACE = 60 * SECOND
+"""How much longer than its window a directory stays.
+
+A hit that stalls for longer between its look and its claim, or a clock that is wrong by more, may leave a
+directory with some of its slots.
+"""
+
+_SHORT = 10  # per cent of inodes or bytes free: then sweep sooner
 _NEW = ".new-"
 
 
 class Swept:
-    """What a sweep did: applications found, and removed; leftovers of dead processes removed."""
+    """What a sweep did: directories found, and removed; leftovers of dead processes removed."""
 
     def __init__(self) -> None:
-        self.applications = self.removed = self.leftovers = 0
+        self.directories = self.removed = self.leftovers = 0
 
 
-def sweep(root: str, idle: float = DAY) -> int:
+def sweep(root: str, idle: float = HOUR) -> int:
     """Sweep the store as its owner, and print what was done.  Returns the exit status, 0.
 
-    An application is ``idle`` without a hit for so many seconds, or for the window of a limit if that is
-    longer.  Raises StoreError.
+    A directory is ``idle`` without a hit for so many seconds, or for its limit's window and a minute if
+    that is longer.  A tenth of ``idle`` is enough if inodes or bytes run short.  Raises StoreError.
     """
     become_owner(root)
-    swept = sweep_store(Store(root), idle)
-    applications = f"{swept.removed} of {swept.applications} applications removed"
-    print(f"{root}: {applications}, {swept.leftovers} leftovers of dead processes removed")
+    store = Store(root)
+    is_short = is_running_short(root)
+    swept = sweep_store(store, idle / 10 if is_short else idle)
+    done = f"{swept.removed} of {swept.directories} directories removed"
+    short = ", sooner as inodes or bytes run short" if is_short else ""
+    print(f"{root}: {done}{short}, {swept.leftovers} leftovers of dead processes removed")
     return 0
 
 
-def sweep_store(store: Store, idle: float = DAY, clock: "Callable[[], int]" = clock) -> Swept:
-    """Remove every idle application, and what processes left behind that died an hour ago.
+def is_running_short(root: str) -> bool:
+    """Whether less than a tenth of the inodes or bytes of a store's file system is free.  Raises StoreError."""
+    try:
+        status = posix.statvfs(root)
+    except OSError as error:
+        must_exist(root)
+        raise StoreError.of(error, root) from error
+    parts = ((status.f_favail, status.f_files), (status.f_bavail, status.f_blocks))
+    return any([free * 100 < every * _SHORT for free, every in parts])
+
+
+def sweep_store(store: Store, idle: float = HOUR, clock: "Callable[[], int]" = clock) -> Swept:
+    """Remove every idle directory, and what processes left behind that died an hour ago.
 
     ``idle`` is in seconds; ``clock`` returns microseconds since the epoch.  Raises the first StoreError at
     the end, so that all others are swept.
     """
-    patiently(must_exist, store)
+    patiently(must_exist, store.root)
     swept = Swept()
     failures = []
-    for name in patiently(store.names, "."):
+    names = set(patiently(store.names, "."))
+    # The last segment first: a hit looks at one only after those before it, and counts on that order.
+    for name in sorted(names, key=lambda it: (len(it), it), reverse=True):
         try:
             if name.startswith(_NEW):
                 swept.leftovers += patiently(_sweep_leftover, store, name, clock)
-            elif is_app(name):
-                swept.applications += 1
-                swept.removed += patiently(sweep_app, store, name, idle, clock)
+                continue
+            limit, segment, following = _parsed(name)
+            if limit is None:
+                continue
+            swept.directories += 1
+            if following in names:
+                continue
+            if patiently(sweep_directory, store, name, limit, segment, idle, clock):
+                swept.removed += 1
+                names.discard(name)
         except StoreError as error:
             failures.append(error)
     if failures:
@@ -70,19 +100,67 @@ def sweep_store(store: Store, idle: float = DAY, clock: "Callable[[], int]" = cl
     return swept
 
 
-def sweep_app(store: Store, app: str, idle: float, clock: "Callable[[], int]" = clock) -> bool:
-    """Remove an application if all its limits are idle.  Returns whether it is gone.  Raises StoreError."""
-    furniture = _furniture(store, app, int(idle * SECOND), clock())
-    if furniture is None:
+def _parsed(name: str) -> "tuple[Limit | None, int, str]":
+    """The limit and the segment that a directory of the store is for, and the name of the next segment."""
+    app, _, text = name.partition("@")
+    found = limit_of(text) if is_app(app.removeprefix(".")) else None
+    if found is None:
+        return None, 0, ""
+    limit, segment = found
+    return limit, segment, f"{app}@{limit.directory(segment + 1)}"
+
+
+def sweep_directory(
+    store: Store,
+    directory: str,
+    limit: Limit,
+    segment: int,
+    idle: float,
+    clock: "Callable[[], int]" = clock,
+) -> bool:
+    """Remove a directory if it is idle.  Returns whether it is gone.  Raises StoreError."""
+    now = clock()  # before the look: what a sweeper has seen may be old
+    seen, slots, marks = _look(store, directory, limit, segment)
+    if marks:
+        # Its sweeper died, or is at work.
+        _must_be_whole(store.root)
+        settle(store, directory, limit, slots, marks, now)
+        seen, slots, marks = _look(store, directory, limit, segment)
+    since = now - max(int(idle * SECOND), limit.window + GRACE)
+    if seen.difference(slots) or not all([time_of(name) <= since for name in slots]):
         return False
     _must_be_whole(store.root)
-    # Remove the last segment first: a hit looks at a segment only after those before it.
-    for directory in sorted(furniture, reverse=True):
-        if furniture[directory] and not _seize(store, directory, furniture[directory]):
-            return False
-        if not remove_empty(f"{store.root}/{directory}"):
-            return False
-    return remove_empty(f"{store.root}/{app}")
+    if len(slots) > len(set(map(limit.slot, slots))):
+        one_each(store, directory, limit, slots, now)
+        return False  # it is not idle any more
+    return (
+        _remove(store, directory, limit, slots) if slots else remove_empty(f"{store.root}/{directory}")
+    )
+
+
+def _look(
+    store: Store, directory: str, limit: Limit, segment: int
+) -> "tuple[set[str], list[str], list[str]]":
+    """All names seen in a directory, and the slots and marks that are there.
+
+    Looks again while slots are missing: a listing may lack the lowest that a hit was just renaming.
+    """
+    seen: set[str] = set()
+    for _ in range(LISTINGS):
+        names = _names(store, directory)
+        seen.update(names)
+        slots, marks = contents(names, limit, segment)
+        if not names or len(slots) >= len(limit.numbers(segment)):
+            break
+    return seen, slots, marks
+
+
+def _remove(store: Store, directory: str, limit: Limit, slots: "list[str]") -> bool:
+    """Take the lowest slot, as a hit would that finds all free, and then remove all."""
+    lowest = min(slots, key=limit.slot)
+    if not store.rename(directory, lowest, GONE + lowest):
+        return False
+    return clear(store, directory, [it for it in slots if it != lowest], GONE + lowest)
 
 
 def _must_be_whole(root: str) -> None:
@@ -97,63 +175,20 @@ def _must_be_whole(root: str) -> None:
             raise StoreError(error.errno, why, root) from error
 
 
-def _furniture(store: Store, app: str, idle: int, now: int) -> "dict[str, list[str]] | None":
-    """The directories of an application, and the names in each.
-
-    None: it is not idle, or it holds files that are not ours.  Slots may be missing for good if a machine
-    died while it removed them.
-    """
-    furniture = {}
-    for name in _names(store, app):
-        directory = f"{app}/{name}"
-        found = limit_of(name)
-        if found is None:
-            return None
-        limit, segment = found
-        names = _names(store, directory)
-        if any([name.startswith(ASIDE) for name in names]):
-            give_back(store, directory)  # a sweeper died here, and no hit came since
-            names = _names(store, directory)
-        since = now - max(idle, limit.window)
-        if len(names) > limit.size(segment) and all(map(is_name, names)):
-            names = one_each(store, directory, sorted(names), limit.size(segment), since) or [""]
-        if names and not (limit.owns(names, segment) and time_of(max(names)) <= since):
-            return None
-        furniture[directory] = names
-    return furniture
-
-
 def _names(store: Store, directory: str) -> "list[str]":
     try:
         return store.names(directory)
     except OSError as error:
         if error.errno == errno.ENOTDIR:
-            return [""]  # it is a file: no limit and no slot has this name
+            return [""]  # it is a file: no slot has this name
         raise
-
-
-def _seize(store: Store, directory: str, names: "list[str]") -> bool:
-    """Take all slots out of a directory, or none.  False: a hit claimed one first."""
-    unique = posix.urandom(8).hex()
-    if not done(create, f"{store.root}/{directory}/{SWEEP}{unique}"):
-        return False
-    is_ours = (
-        all(store.rename(directory, name, f"{SLOT}{unique}-{name}") for name in names)
-        and not any(map(is_name, store.names(directory)))
-        and store.rename(directory, f"{SWEEP}{unique}", f"{GONE}{unique}")
-    )
-    if is_ours:
-        clear(store, directory, unique)
-    else:
-        give_back(store, directory)
-    return is_ours
 
 
 def _sweep_leftover(store: Store, name: str, clock: "Callable[[], int]") -> bool:
     """Remove a directory that was being furnished an hour ago.  Returns whether it is gone."""
     path, away = f"{store.root}/{name}", f"{store.root}/{_NEW}sweep-{posix.urandom(8).hex()}"
     try:
-        if posix.lstat(path).st_mtime_ns // 1000 > clock() - _HOUR * SECOND:
+        if posix.lstat(path).st_mtime_ns // 1000 > clock() - HOUR * SECOND:
             return False
     except OSError as error:
         if is_lost(error):

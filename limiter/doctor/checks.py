@@ -8,11 +8,11 @@ import os
 import socket
 import time
 
-from limiter.core.furnish import create, furnish
+from limiter.core.furnish import create, furnish, link
 from limiter.core.limit import Sliding, is_name, make, number_of, time_of
 from limiter.core.limiter import Limiter
 from limiter.core.store import Store
-from limiter.core.sweep import sweep_app
+from limiter.core.sweep import sweep_store
 from limiter.doctor.filesystem import GLUSTERFS, PASS, WARN, finding, mounted
 from limiter.doctor.processes import child, died, together
 
@@ -53,6 +53,7 @@ _SLOW = 0.05
 _STEP = 0.000_1
 _HEADSTART = 0.02
 
+_INODES = "Each slot is a file of its own here: a client costs as many inodes as its limits have slots."
 _CLOCKS = "Limits are exact only up to this difference: let chrony or ntpd set the clocks of all nodes."
 _SLOWNESS = (
     "Each request waits for two of these calls.  Bring the store nearer, or give each node a store and a share"
@@ -110,10 +111,15 @@ def renames(tried: int, whose: str, winners: int, wrong: int) -> "Finding":
 
 
 def make_batch(directory: str) -> None:
-    """Make a directory with ``BATCH`` files to rename."""
+    """Make a directory with ``BATCH`` files to rename, links of one as slots are."""
+    _make(directory, list(map(str, range(BATCH))))
+
+
+def _make(directory: str, names: "list[str]") -> None:
     os.mkdir(directory)
-    for number in range(BATCH):
-        create(f"{directory}/{number}")
+    create(f"{directory}/{names[0]}")
+    for name in names[1:]:
+        link(f"{directory}/{names[0]}", f"{directory}/{name}")
 
 
 def rename_all(place: str, directory: str, me: str, begin: float = 0.0) -> "list[int]":
@@ -160,9 +166,7 @@ def _rename_on_request(directory: str, slots: int, ours: socket.socket, theirs: 
 
 def make_slots(directory: str, slots: int) -> None:
     """Make a directory of slots with version 0."""
-    os.mkdir(directory)
-    for number in range(slots):
-        create(f"{directory}/{make(0, False, number)}")
+    _make(directory, [make(0, False, number) for number in range(slots)])
 
 
 def rename_slot(directory: str, version: int, slots: int) -> None:
@@ -198,7 +202,7 @@ def _check_claims(place: str) -> "Iterator[Finding]":
     end = time.monotonic() + BRIEF
     answers = together(_PROCESSES, lambda _: _hit_until_denied(root, end))
     admitted = sum([count for count, _ in answers])
-    taken = len(Limiter(root, f"{_CLAIMS}/day").hits("acme")[0])
+    taken = len(Limiter(root, f"{_CLAIMS}/day", newcomers="").hits("acme")[0])
     is_full = any([is_denied for _, is_denied in answers])
     is_right = admitted == taken and (admitted == _CLAIMS or not is_full)
     found = f"{_PROCESSES} processes at {_CLAIMS} slots: {admitted} hits admitted, {taken} slots taken"
@@ -207,7 +211,7 @@ def _check_claims(place: str) -> "Iterator[Finding]":
 
 def _hit_until_denied(root: str, end: float) -> "tuple[int, bool]":
     """Return how many hits were admitted, and whether one was denied before ``end``."""
-    limiter = Limiter(root, f"{_CLAIMS}/day")
+    limiter = Limiter(root, f"{_CLAIMS}/day", newcomers="")
     admitted = 0
     while limiter.hit("acme"):
         admitted += 1
@@ -225,37 +229,51 @@ def _check_furnishing(place: str) -> "Iterator[Finding]":
 
 
 def furnish_all(root: str) -> None:
-    """Make new applications, the same ones as all other callers at the same time."""
-    store, limit = Store(root), Sliding(10, 1_000_000)
+    """Make new directories, the same ones as all other callers at the same time."""
+    limit = Sliding(10, 1_000_000)
     end = time.monotonic() + BRIEF
     for number in range(_APPS):
-        furnish(store, f"app{number}", {limit.name: limit.fresh(0)})
+        furnish(root, f"app{number}@{limit.name}", limit.fresh(0, time.time_ns() // 1000))
         if time.monotonic() > end:
             break
 
 
 def check_furnished(root: str, whom: str) -> "Finding":
-    """Return the finding about the applications that were made."""
+    """Return the finding about the directories that were made."""
     store, limit = Store(root), Sliding(10, 1_000_000)
-    apps = store.names(".")
-    wrong = sum([name.startswith(".") for name in apps])
-    for app in apps:
-        is_whole = store.names(app) == [limit.name]
-        wrong += not is_whole or sorted(store.names(f"{app}/{limit.name}")) != limit.fresh(0)
-    found = f"{len(apps)} new applications made by {whom} at once: "
+    made = store.names(".")
+    wrong = sum([not limit.is_whole(store.names(name), 0) for name in made])
+    found = f"{len(made)} new directories made by {whom} at once: "
     found += f"{wrong} with slots too few or too many" if wrong else "no slot too few or too many"
-    return finding(bool(apps) and not wrong, "furnishing", found, WINNERS)
+    return finding(bool(made) and not wrong, "furnishing", found, WINNERS)
+
+
+def _check_links(place: str) -> "Iterator[Finding]":
+    """Slots are hard links of one file: a rename of one must leave the others as they are."""
+    directory = f"{place}/links"
+    os.mkdir(directory)
+    create(f"{directory}/first")
+    try:
+        os.link(f"{directory}/first", f"{directory}/second")
+    except OSError as error:
+        yield finding(False, "hard links", f"none ({error.strerror})", _INODES, WARN)
+        return
+    os.rename(f"{directory}/second", f"{directory}/third")
+    is_right = sorted(os.listdir(directory)) == ["first", "third"]
+    found = "renamed as other files are" if is_right else "a rename affects other links of the file"
+    yield finding(is_right, "hard links", found, WINNERS)
 
 
 def _check_sweeping(place: str) -> "Iterator[Finding]":
-    """An application is removed if its hit is too old.  A clock two hours ahead makes it old."""
+    """A directory is removed if its hit is too old.  A clock three hours ahead makes it old."""
     root = f"{place}/sweeping"
     os.mkdir(root)
     now = time.time_ns() // 1000
-    Limiter(root, "70/minute;2/hour fixed", clock=lambda: now).hit("acme")
-    is_gone = sweep_app(Store(root), "acme", 0, lambda: now + 7_200_000_000)
-    found = f"an idle application {'leaves nothing behind' if is_gone else 'cannot be removed'}"
-    yield finding(is_gone, "sweeping", found, "Idle applications will stay in the store.", WARN)
+    Limiter(root, "70/minute;2/hour fixed", newcomers="", clock=lambda: now).hit("acme")
+    swept = sweep_store(Store(root), 0, lambda: now + 10_800_000_000)
+    is_gone = swept.removed == swept.directories == 2
+    found = f"an idle client {'leaves nothing behind' if is_gone else 'cannot be removed'}"
+    yield finding(is_gone, "sweeping", found, "Idle clients will stay in the store.", WARN)
 
 
 def _check_latencies(place: str) -> "Iterator[Finding]":
@@ -300,6 +318,7 @@ CHECKS: "list[tuple[str, Callable[[str], Iterator[Finding]]]]" = [
     ("clock", _check_clock),
     ("rename", _check_renames),
     ("listing", _check_listings),
+    ("hard links", _check_links),
     ("claims", _check_claims),
     ("furnishing", _check_furnishing),
     ("sweeping", _check_sweeping),

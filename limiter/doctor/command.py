@@ -1,8 +1,9 @@
 """The doctor: it tests on the real store whether the file system does what the limiter relies on.
 
-It works in ``ROOT/.new-doctor-UNIQUE``, a separate store that nothing else reads.  It does not touch the
-applications of the store.  The checks do what hits do, with the same code.  Several processes do them at
-once (``limiter.doctor.checks``) and, with ``meet``, two nodes (``limiter.doctor.meeting``).
+It looks at what is in the store, and changes nothing there (``limiter.doctor.contents``).  It works in
+``ROOT/.new-doctor-UNIQUE``, a separate store that nothing else reads.  The checks do what hits do, with
+the same code.  Several processes do them at once (``limiter.doctor.checks``) and, with ``meet``, two nodes
+(``limiter.doctor.meeting``).
 """
 
 import contextlib
@@ -13,8 +14,8 @@ import time
 from limiter.core.furnish import must_exist
 from limiter.core.privileges import become_owner
 from limiter.core.removal import remove
-from limiter.core.store import Store
 from limiter.doctor.checks import CHECKS
+from limiter.doctor.contents import check_contents
 from limiter.doctor.filesystem import FAIL, WARN, check_gluster, check_mount, finding, mounted
 from limiter.doctor.meeting import PAIR_CHECKS, AloneError, Meeting
 
@@ -38,12 +39,13 @@ def doctor(root: str, meet: bool = False) -> int:
     """
     report = _Report()
     try:
-        must_exist(Store(root))
+        must_exist(root)
         root = os.path.realpath(root)
         mount = mounted(root)
         report.add("the mount", check_mount, root, mount)
         report.add("the volume", check_gluster, mount)
         report.add("the directory", _check_directory, root)
+        report.add("what is in it", check_contents, root)
         become_owner(root)
         with _workplace(root) as place:
             for what, check in CHECKS:

@@ -42,6 +42,7 @@ _KNOWN = {
 }
 _UNKNOWN = (WARN, "Nobody has tested it.  Rely on what is measured below, on every node.")
 
+_OFF = ("off", "disable", "no", "false", "0")
 _PATIENCE = 10
 _PING = 10
 _DEFAULT_PING = 42
@@ -161,6 +162,12 @@ def check_volume(xml: str) -> "Iterator[Finding]":
         yield WARN, "distribution", f"{bricks} bricks, so it is distributed", advice
     if replicas > 1:
         yield _check_quorum(replicas, options)
+        advice = (
+            "A copy that comes back keeps old names of slots that were renamed without it (GlusterFS 9 and"
+            f" later): gluster volume set {volume.findtext('name', '')} cluster.use-anonymous-inode off"
+        )
+        anonymous = options.get("cluster.use-anonymous-inode", "on")
+        yield finding(anonymous in _OFF, "old names", f"anonymous inodes {anonymous}", advice, WARN)
     ping = options.get("network.ping-timeout", str(_DEFAULT_PING))
     advice = (
         "If a brick's host dies, every call hangs at least so long: gluster volume set"

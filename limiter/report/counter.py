@@ -1,6 +1,6 @@
 """A counter that many processes can increase or take from, without losing a count.
 
-The count is the name of an empty file in a store, such as ``ROOT/.counters/NAME/17``.  To count 1, a
+The count is the name of an empty file in a store, such as ``ROOT/.counter-NAME/17``.  To count 1, a
 process renames the file to ``18``.  To take 10, it renames the file to ``7``.  If several processes
 rename the same old name, one succeeds, and the others list the directory again.
 """
@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PLACE = ".counters"
+_PLACE = ".counter-"
 _ROUNDS = 10_000
 
 
@@ -38,15 +38,15 @@ def _replace(store: Store, name: str, change: "Callable[[int], int]") -> int:
     for _ in range(_ROUNDS):
         numbers = _numbers(store, name)
         if not numbers:
-            furnish(store, _PLACE, {name: ["0"]})
+            furnish(store.root, _PLACE + name, ["0"])
         # While other processes rename the file, a listing may show two names for it.
         for old in numbers:
             new = change(old)
-            if new == old or store.rename(f"{_PLACE}/{name}", str(old), str(new)):
+            if new == old or store.rename(_PLACE + name, str(old), str(new)):
                 return old
-    path = f"{store.root}/{_PLACE}/{name}"
+    path = f"{store.root}/{_PLACE}{name}"
     raise StoreError(errno.EIO, "The counter cannot be changed (remove it)", path)
 
 
 def _numbers(store: Store, name: str) -> "list[int]":
-    return [int(it) for it in store.names(f"{_PLACE}/{name}") if it.isascii() and it.isdigit()]
+    return [int(it) for it in store.names(_PLACE + name) if it.isascii() and it.isdigit()]

@@ -1,6 +1,6 @@
 """Mails about problems: at most one a minute for each kind, each sent by a process of its own.
 
-The limiter itself decides whether to send a mail.  It uses its default store (``limiter.core.furnish``),
+The limiter itself decides whether to send a mail.  It uses its default store (``limiter.request.default_store``),
 because the configured store may be what has failed.
 
 Apache ends a script that runs on after its answer, and waits for every process that has the script's
@@ -15,11 +15,11 @@ import sys
 from _signal import SIGTERM
 from stat import S_ISREG
 
-from limiter.core.furnish import default_root
 from limiter.core.limiter import Limiter
 from limiter.report.counter import add, read, take
+from limiter.report.settings import REPORT
+from limiter.request.default_store import default_store
 from limiter.request.digest import sha256
-from limiter.request.settings import REPORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,12 +35,11 @@ def send(environ: "Mapping[bytes, bytes]", line: bytes, kind: str) -> str:
     It leaves no child of this process behind.
     """
     try:
-        temporary = environ.get(b"TMPDIR") or b"/tmp"
-        root = default_root(temporary.decode("utf-8", "surrogateescape"))
+        root, _ = default_store(environ)
         name = "mail-" + sha256(kind.encode("utf-8", "surrogatepass"))[:32]
         # Read before the hit.  What is counted after the hit belongs to the next mail.
         suppressed = read(root, name)
-        if not Limiter(root, _LIMIT).hit(name):
+        if not Limiter(root, _LIMIT, newcomers="").hit(name):
             add(root, name)
             return ""
         suppressed = take(root, name, suppressed)

@@ -1,12 +1,13 @@
 """Reports every problem in one place: a line in the log, and a mail if it is not the client's fault.
 
-The table ``REPORT`` in ``limiter.request.settings`` has the settings.  Modules that are needed only after
-a failure are loaded then.
+The table ``REPORT`` in ``limiter.report.settings`` has the settings.  Modules that are needed only
+after a failure are loaded then.
 """
 
 import posix
 
-from limiter.request.settings import REPORT, Settings
+from limiter.report.settings import REPORT
+from limiter.request.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from limiter.core.hit import Decision
+    from limiter.core.decision import Decision
     from limiter.request.settings import Settings
 
     Log = Callable[[Exception | str], None]
@@ -42,6 +42,7 @@ class Gate:
         self.key = Key(self._key_text, settings.trusted_proxies)
         self.is_off = settings.mode == "off"
         self.apps: str = settings.apps
+        self.newcomers: str = settings.newcomers
 
     def verdict(self, find: "Callable[[], str | None]", log: "Log") -> "Verdict":
         """Decide on a request.  ``find()`` returns its valid app_id or None.  Raises no Exception."""
@@ -59,14 +60,14 @@ class Gate:
         """Decide on a hit of this app_id, and wait at most LIMITER_TIMEOUT for the store."""
         return self._bounded(self.settings.timeout, self.count, app_id)
 
-    def hit(self, limits: str, app_id: str) -> "Decision":
+    def hit(self, limits: str, app_id: str, newcomers: str) -> "Decision":
         """Count a hit against these limits.  Raises ValueError for bad limits, and StoreError."""
         store = Store(self.settings.store(app_id))
-        return hit(store, parse(self.settings.share(limits)), app_id, 1, clock)[0]
+        return hit(store, parse(self.settings.share(limits)), app_id, 1, clock, newcomers)[0]
 
     def count(self, app_id: str) -> "Verdict":
         """Count a hit against the limits that hold for this app_id.  May wait for the store for ever."""
-        place, limits = "", self.settings.limit
+        place, limits, newcomers = "", self.settings.limit, self.newcomers
         if self.apps:
             from limiter.request.register import UNLIMITED, look_up
 
@@ -76,16 +77,27 @@ class Gate:
             place, limits = entry
             if limits == UNLIMITED:
                 return OK, None
+            if place == f"{self.apps}/{app_id}":
+                newcomers = ""  # it is no stranger
         try:
-            decision = self.hit(limits, app_id)
+            decision = self.hit(limits, app_id, newcomers)
         except ValueError as error:
+            from limiter.core.newcomers import check  # only after a mistake
+
+            check(self.newcomers)
             if not place:
                 raise
             raise ValueError(f"{place}: {error}") from error
         return (OK if decision else TOO_MANY_REQUESTS), decision
 
     def enforced(self, app_id: "str | None", verdict: "Verdict", log: "Log") -> "Verdict":
-        """The verdict that the client gets.  In shadow mode that is 200, and the log gets the other."""
+        """The verdict that the client gets.  In shadow mode that is 200, and the log gets the other.
+
+        The log also gets what the hit noticed of the store.
+        """
+        decision = verdict[1]
+        if self.settings.notes or (decision is not None and decision.notes):
+            self._log_notes(app_id or "", decision, log)
         if self.settings.mode == "enforce":
             return verdict
         if verdict[0] is not OK:
@@ -96,6 +108,13 @@ class Gate:
                 who = app_id if self.may_report() else MASK
             log(f"shadow: {who} would have got {verdict[0]}")
         return OK, None
+
+    def _log_notes(self, app_id: str, decision: "Decision | None", log: "Log") -> None:
+        from limiter.request.secret_keys import without
+
+        notes, self.settings.notes = self.settings.notes, []
+        for note in (*notes, *(decision.notes if decision is not None else ())):
+            log(note if self.may_report() else str(without(app_id, note)))
 
     def failed(self, app_id: "str | None", error: Exception, log: "Log") -> "Verdict":
         """The verdict on a request for which this error prevented a decision.  Logs the error."""

@@ -1,10 +1,15 @@
 """The gate of a long-running process: it keeps what a set of settings needs between requests."""
 
+import errno
 import posix
 
+import limiter.core.newcomers  # noqa: F401
+from limiter.core import burst, fixed, privileges, retry  # noqa: F401  (while there are descriptors)
 from limiter.core.limiter import Limiter
-from limiter.request import secret_keys  # noqa: F401  (load it while there are descriptors)
+from limiter.core.store import StoreError
+from limiter.request import secret_keys  # noqa: F401  (likewise)
 from limiter.request.breaker import Breaker
+from limiter.request.default_store import VARIABLES
 from limiter.request.gate import Gate
 from limiter.request.key import Key
 from limiter.request.response import TOO_MANY_REQUESTS
@@ -15,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from limiter.core.hit import Decision
+    from limiter.core.decision import Decision
     from limiter.request.gate import Verdict
 
     Who = Callable[[Any], "str | None"]
@@ -25,7 +30,7 @@ _LIMITERS_MOST = 1000
 # The most sets of settings to keep.  A server that computes them per request leaves old ones behind.
 _GATES_MOST = 100
 
-_NAMES = (*REQUEST, "TMPDIR")
+_NAMES = (*REQUEST, *VARIABLES)
 _VARIABLES = [name.encode() for name in _NAMES]
 
 
@@ -49,7 +54,7 @@ class LongRunningGate(Gate):
         self._given = limiter
         if limiter is not None:
             self.apps = ""
-        self._limiters: dict[tuple[str, str], Limiter] = {}
+        self._limiters: dict[tuple[str, str, str], Limiter] = {}
         # An unresponsive store must not affect the others.
         self._breakers = {root: Breaker(self.settings.timeout) for root in self.settings.root or [""]}
 
@@ -82,25 +87,36 @@ class LongRunningGate(Gate):
         """The denial of a hit if memory is certain of it.  Does not call the store."""
         if self.apps:
             return None  # the limit may have changed, and only the register shows it
-        limiter = self._limiter(self.settings.limit, app_id)
+        limiter = self._limiter(self.settings.limit, app_id, self.newcomers)
         denial = None if limiter is None else limiter.recall(app_id)
         return None if denial is None else (TOO_MANY_REQUESTS, denial)
 
-    def hit(self, limits: str, app_id: str) -> "Decision":
+    def hit(self, limits: str, app_id: str, newcomers: str) -> "Decision":
         """Count a hit with a Limiter that is kept."""
-        limiter = self._limiter(limits, app_id)
-        if limiter is None:
-            limiter = Limiter(self.settings.store(app_id), self.settings.share(limits))
-            if len(self._limiters) >= _LIMITERS_MOST:
-                self._limiters.clear()
-            self._limiters[self._root(app_id), limits] = limiter
-        return limiter.hit(app_id)
+        try:
+            return self._made(limits, app_id, newcomers).hit(app_id)
+        except StoreError as error:
+            if error.errno != errno.ENOENT or self.settings.root or self._given:
+                raise
+            # Somebody has removed the default store.  It is made again, perhaps elsewhere.
+            self._limiters.clear()
+            return self._made(limits, app_id, newcomers).hit(app_id)
 
     def _call(self, _: float, function: "Callable[[str], Verdict]", app_id: str) -> "Verdict":
         return self._breakers[self._root(app_id)].call(function, app_id)
 
-    def _limiter(self, limits: str, app_id: str) -> "Limiter | None":
-        return self._given or self._limiters.get((self._root(app_id), limits))
+    def _made(self, limits: str, app_id: str, newcomers: str) -> Limiter:
+        limiter = self._limiter(limits, app_id, newcomers)
+        if limiter is None:
+            root, share = self.settings.store(app_id), self.settings.share(limits)
+            limiter = Limiter(root, share, newcomers=newcomers)
+            if len(self._limiters) >= _LIMITERS_MOST:
+                self._limiters.clear()
+            self._limiters[self._root(app_id), limits, newcomers] = limiter
+        return limiter
+
+    def _limiter(self, limits: str, app_id: str, newcomers: str) -> "Limiter | None":
+        return self._given or self._limiters.get((self._root(app_id), limits, newcomers))
 
     def _root(self, app_id: str) -> str:
         """The store of an application, or "" if LIMITER_ROOT is not set."""

@@ -8,6 +8,7 @@ If n nodes together may admit N hits per window W, each node admits:
 docs/limits.md says what this guarantees, and how much precision it costs.
 """
 
+from limiter.core.limit import Limit
 from limiter.core.notation import parse
 
 
@@ -16,7 +17,7 @@ def share(text: str, nodes: int) -> str:
 
     Raises ValueError as ``parse`` does, also if the window of a share is too long.
     """
-    shared = ";".join(dict.fromkeys([limit.share(nodes) for limit in parse(text)]))
+    shared = ";".join(dict.fromkeys([_name(limit) + limit.share(nodes) for limit in parse(text)]))
     try:
         parse(shared)
     except ValueError as error:
@@ -24,3 +25,7 @@ def share(text: str, nodes: int) -> str:
             f"LIMITER_NODES={nodes}, limit {text[:200]!r}: each share is a {error}"
         ) from error
     return shared
+
+
+def _name(limit: Limit) -> str:
+    return f"{limit.policy}=" if limit.policy else ""

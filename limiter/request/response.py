@@ -9,7 +9,7 @@ lists (RFC 9651)::
 Seconds are whole, rounded up, and at least 1.
 """
 
-from limiter.core.hit import Decision
+from limiter.core.decision import Decision
 from limiter.core.limit import SECOND, Limit
 
 OK = "200 OK"
@@ -27,8 +27,9 @@ def standings(decision: "Decision | None") -> "list[tuple[str, str]]":
     standings = []
     for quota in decision.quotas:
         limit = quota.limit
-        policies.append(f'"{limit.name}";q={limit.quota};w={_window(limit)}')
-        standings.append(f'"{limit.name}";r={quota.remaining};t={_seconds(quota.reset_after)}')
+        name = limit.policy or limit.name
+        policies.append(f'"{name}";q={limit.quota};w={_window(limit)}')
+        standings.append(f'"{name}";r={quota.remaining};t={_seconds(quota.reset_after)}')
     return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(standings))]
 
 

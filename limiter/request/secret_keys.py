@@ -27,14 +27,15 @@ def mask(app_id: str, error: BaseException) -> None:
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
         seen.append(cause)
-        cause.args = tuple([_without(app_id, it) for it in cause.args])
+        cause.args = tuple([without(app_id, it) for it in cause.args])
         for name in ("strerror", "filename"):  # an OSError shows these
             if isinstance(getattr(cause, name, None), str):
-                setattr(cause, name, _without(app_id, getattr(cause, name)))
+                setattr(cause, name, without(app_id, getattr(cause, name)))
         cause = cause.__cause__ or cause.__context__
 
 
-def _without(app_id: str, value: object) -> object:
+def without(app_id: str, value: object) -> object:
+    """The value, with the app_id masked if it is text."""
     if not isinstance(value, str):
         return value
     text, *parts = value.split(app_id)

@@ -1,6 +1,7 @@
-"""The settings: one table of environment variables, with their parsers, defaults and help.
+"""The settings that each door reads: a table of environment variables, with parsers, defaults and help.
 
-An empty variable counts as not set.  docs/settings.md says more about each.
+An empty variable counts as not set.  docs/settings.md says more about each.  ``report.settings``
+and ``apache.guard`` have further tables, which most requests do not need.
 """
 
 TYPE_CHECKING = False
@@ -9,12 +10,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LONGEST = 3600.0
-_HOST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
 # A parser gets text, and returns the value, or raises ValueError with what it expected.
 
 
-def _one_of(*words: str) -> "Callable[[str], str]":
+def parse_one_of(*words: str) -> "Callable[[str], str]":
+    """A parser of one of these words."""
+
     def parse(text: str) -> str:
         if text not in words:
             raise ValueError(" or ".join([repr(word) for word in words]))
@@ -23,7 +25,12 @@ def _one_of(*words: str) -> "Callable[[str], str]":
     return parse
 
 
-def _path(text: str) -> str:
+def _newcomers(text: str) -> str:
+    return "" if text == "unlimited" else text
+
+
+def parse_path(text: str) -> str:
+    """An absolute path, or nothing."""
     if text and text[0] != "/":
         raise ValueError("an absolute path")
     return text
@@ -32,11 +39,13 @@ def _path(text: str) -> str:
 def _paths(text: str) -> "tuple[str, ...]":
     paths = text.split(":") if text else ()
     for path in paths:
-        _path(path or ".")  # an empty path between two colons is a mistake
+        parse_path(path or ".")  # an empty path between two colons is a mistake
     return tuple(paths)
 
 
-def _whole_number(most: int) -> "Callable[[str], int]":
+def parse_number(most: int) -> "Callable[[str], int]":
+    """A parser of a whole number from 1 to ``most``."""
+
     def parse(text: str) -> int:
         number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
         if not 0 < number <= most:
@@ -46,7 +55,8 @@ def _whole_number(most: int) -> "Callable[[str], int]":
     return parse
 
 
-def _seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
+    """A number of seconds, up to an hour."""
     try:
         seconds = float(text)
     except ValueError:
@@ -56,93 +66,51 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _log(text: str) -> str:
-    if text not in ("stderr", "syslog") and (text[0] != "/" or text[-1] == "/" or "\0" in text):
-        raise ValueError("'stderr', 'syslog' or a file's absolute path")
-    return text
-
-
-def _addresses(text: str) -> "list[str]":
-    addresses = [address.strip() for address in text.split(",")] if text else []
-    for address in addresses:
-        user, _, host = address.partition("@") if "@" in address else (address, "", "local")
-        plain = address.isascii() and address.isprintable() and not set(address) & set(' "(),:;<>[\\]')
-        if not plain or not user or user[0] == "-" or not host or host.strip(_HOST):
-            raise ValueError("addresses as root@example.org, without names, with commas between them")
-    return addresses
-
-
-def _address(text: str) -> str:
-    if "," in text:
-        raise ValueError("one address")
-    return text and _addresses(text)[0]
-
-
-def _smtp(text: str) -> str:
-    if text[:1] == "/" or text in ("", "sendmail"):
-        return text
-    host, colon, port = text.partition(":")
-    number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else 0
-    if not host or host.strip(_HOST) or (colon and not 0 < number < 65536):
-        raise ValueError("'host', 'host:port', 'sendmail' or the absolute path of such a program")
-    return text
-
-
 if TYPE_CHECKING:
     Table = dict[str, tuple[Callable[[str], Any], str, str]]
-_level = _one_of("error", "warning")
-_mode = _one_of("enforce", "shadow", "off")
-_verdict = _one_of("deny", "admit")
+_mode = parse_one_of("enforce", "shadow", "off")
+_verdict = parse_one_of("deny", "admit")
 
 # Each row: the parser, the default, and one line of help.  docs/settings.py writes the tables of
 # docs/settings.md and the lines of deploy/apache/limiter.conf from these.
 REQUEST: "Table" = {
-    "LIMITER_ROOT": (_paths, "", "absolute path; several with ':' (default: limiter-UID in $TMPDIR)"),
+    "LIMITER_ROOT": (_paths, "", "absolute path; several with ':' (default: see docs/settings.md)"),
     "LIMITER_LIMIT": (str, "10/second", "the limits, with ';' between them: all must admit a hit"),
-    "LIMITER_NODES": (_whole_number(99_999_999), "1", "how many nodes have a store each, and a share"),
-    "LIMITER_APPS": (_path, "", "the register, a directory of app_ids and limits (default: none)"),
+    "LIMITER_NEWCOMERS": (
+        *(_newcomers, "20/second burst 1000"),
+        "how many new clients a store takes in, as in LIMITER_LIMIT, or unlimited",
+    ),
+    "LIMITER_NODES": (parse_number(99_999_999), "1", "how many nodes have a store each, and a share"),
+    "LIMITER_APPS": (parse_path, "", "the register, a directory of app_ids and limits (default: none)"),
     "LIMITER_KEY": (str, "app_id", "who asks: a parameter's name, header:NAME or env:NAME"),
     "LIMITER_TRUSTED_PROXIES": (str, "", "whose X-Forwarded-For env:REMOTE_ADDR trusts (default: none)"),
     "LIMITER_MODE": (_mode, "enforce", "enforce; shadow: admit, and log denials; off: do nothing"),
     "LIMITER_ON_ERROR": (_verdict, "deny", "deny (500) or admit, if the store or the register fails"),
-    "LIMITER_TIMEOUT": (_seconds, "2", "seconds after which an unresponsive store has failed"),
+    "LIMITER_TIMEOUT": (parse_seconds, "2", "seconds after which an unresponsive store has failed"),
 }
 """The settings that each door reads at a request."""
-
-REPORT: "Table" = {
-    "LIMITER_LOG": (_log, "stderr", "stderr, syslog, or the absolute path of a file"),
-    "LIMITER_LOG_LEVEL": (_level, "error", "error: log answers with 5xx; warning: log 4xx, too"),
-    "LIMITER_LOG_SAMPLE": (_whole_number(1_000_000), "1", "n: log one in n answers with 4xx"),
-    "LIMITER_MAIL_TO": (_addresses, "", "who gets a mail for 5xx (default: nobody)"),
-    "LIMITER_MAIL_FROM": (_address, "", "the sender of the mail (default: access-limiter at this host)"),
-    "LIMITER_SMTP": (_smtp, "", "host[:port], sendmail or a program (default: sendmail or localhost)"),
-}
-"""The settings that say how problems are reported."""
-
-GUARD: "Table" = {
-    "LIMITER_GUARD_ROOT": (_path, "", "no script outside of this absolute path is run (default: none)"),
-    "LIMITER_SUPERVISE": (_one_of("0", "1"), "0", "1: watch the script, and answer for it if it fails"),
-    "LIMITER_SCRIPT_TIMEOUT": (_seconds, "30", "seconds without output after which it has failed"),
-}
-"""The settings of the guard alone."""
 
 
 class Settings:
     """The values of the settings in a table.  ``environ`` maps bytes to bytes, as ``os.environb`` does.
 
-    Each setting is an attribute: LIMITER_MAIL_TO is ``mail_to``.  ``limit``, ``key`` and
-    ``trusted_proxies`` are text that other modules parse.  Raises ValueError for a mistake in another
-    setting, with its name and what is expected.
+    Bytes that are not UTF-8 are kept as surrogates.
+
+    Each setting is an attribute: LIMITER_MAIL_TO is ``mail_to``.  ``limit``, ``newcomers`` ("" if there
+    is no bound), ``key`` and ``trusted_proxies`` are text that other modules parse.  Raises ValueError for
+    a mistake in another setting, with its name and what is expected.
     """
 
     def __init__(self, environ: "Mapping[bytes, bytes]", table: "Table" = REQUEST) -> None:
         for name, (parse, default, _) in table.items():
-            text = text_of(environ, name) or default
+            value = environ.get(name.encode())
+            text = value.decode("utf-8", "surrogateescape") if value else default
             try:
                 setattr(self, name[8:].lower(), parse(text))
             except ValueError as error:
                 raise ValueError(f"{name}={text!r:.200}: expected {error}") from None
-        self._temporary = text_of(environ, "TMPDIR") or "/tmp"
+        self._environ = environ
+        self.notes: list[str] = []
 
     if TYPE_CHECKING:
 
@@ -151,14 +119,14 @@ class Settings:
     def store(self, app: str) -> str:
         """The path of the store of an application.
 
-        Raises StoreError if it is the default store and unusable.
+        Raises StoreError if it is the default store and unusable.  ``notes`` then say what the log should.
         """
         if not self.root:
-            from limiter.core.furnish import default_root
+            from limiter.request.default_store import default_store
 
-            if self._temporary[0] != "/":
-                raise ValueError(f"TMPDIR={self._temporary!r:.200}: expected an absolute path")
-            return default_root(self._temporary)
+            root, note = default_store(self._environ)
+            self.notes += [note] if note else []
+            return root
         if len(self.root) == 1:
             return self.root[0]  # type: ignore[no-any-return]
         from limiter.request.rendezvous import choose
@@ -175,8 +143,3 @@ class Settings:
         from limiter.request.node_share import share
 
         return share(limits, self.nodes)
-
-
-def text_of(environ: "Mapping[bytes, bytes]", name: str) -> str:
-    """The value of a variable as text, or "".  Bytes that are not UTF-8 are kept (surrogateescape)."""
-    return environ.get(name.encode(), b"").decode("utf-8", "surrogateescape")

@@ -20,6 +20,7 @@ _CHECK = (
     "core.limit",
     "core.store",
     "core.notation",
+    "core.decision",
     "core.hit",
     "request.key",
     "request.response",
@@ -31,8 +32,11 @@ _CHECK = (
 )
 BUNDLES = {
     "check": _CHECK,
-    "guard": (*_CHECK, "apache.guard"),
-    "health": (*_CHECK, "core.furnish", "apache.health"),
+    "guard": (*_CHECK, "request.script_deadline", "apache.guard"),
+    "health": (
+        *_CHECK,
+        *("core.removal", "core.furnish", "core.directories", "core.newcomers", "apache.health"),
+    ),
 }
 """The modules of each bundle."""
 

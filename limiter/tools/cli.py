@@ -13,17 +13,20 @@ import textwrap
 from datetime import datetime
 
 import limiter
+from limiter.apache.guard import GUARD
 from limiter.cgi import log
-from limiter.core.hit import Decision
+from limiter.core.carry import carry
+from limiter.core.decision import Decision
 from limiter.core.limiter import Limiter
 from limiter.core.notation import parse
 from limiter.core.privileges import become_owner
-from limiter.core.store import StoreError, is_app
-from limiter.core.sweep import sweep
+from limiter.core.store import Store, StoreError, is_app
+from limiter.core.sweep import HOUR, sweep
 from limiter.doctor.command import doctor
+from limiter.report.settings import REPORT
 from limiter.request import register
 from limiter.request.key import Key
-from limiter.request.settings import GUARD, REPORT, REQUEST, Settings
+from limiter.request.settings import REQUEST, Settings
 from limiter.tools import bundle
 from limiter.tools.serve import serve
 
@@ -37,6 +40,7 @@ _APP = (
     " input, where no other user sees it"
 )
 _LAST_HITS = 10
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def main() -> int:
@@ -83,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     removing = verbs.add_parser("remove", help="remove an app_id")
     removing.add_argument("app", metavar="APP", help=of_entry)
     _add(commands, "doctor", _doctor, ("root", root), ("--meet", meet))
-    _add(commands, "sweep", _sweep)
+    times = "10m, 600 (seconds), 2h; default: 1h"
+    idle = {"type": _duration, "default": HOUR, "metavar": "TIME", "help": times}
+    _add(commands, "sweep", _sweep, ("--idle", idle))
     _add(commands, "compile", _compile)
     return parser
 
@@ -123,6 +129,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _duration(text: str) -> float:
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in _UNITS else (text, "s")
+    if not (number.isascii() and number.isdecimal()) or len(number) > 8:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a time such as 90s, 10m, 2h or 1d")
+    return float(int(number) * _UNITS[unit])
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     """Serve the CGI scripts on 127.0.0.1, to try them without Apache.
 
@@ -148,6 +161,8 @@ def _hit(arguments: argparse.Namespace) -> int:
         return 0
     become_owner(root)
     decision = chosen.hit(app)
+    for note in decision.notes:
+        log(note)
     print(f"{app}: {'allowed' if decision else f'denied, retry after {decision.retry_after:.3f} s'}")
     _print_quotas(decision, [])
     return 0 if decision else 1
@@ -165,6 +180,8 @@ def _show(arguments: argparse.Namespace) -> int:
     decision, hits = chosen.peek(app), chosen.hits(app)
     print(f"{app} in {root}")
     _print_quotas(decision, hits)
+    for note in decision.notes:
+        print(f"  {note}")
     return 0
 
 
@@ -183,8 +200,16 @@ def _application(arguments: argparse.Namespace) -> "tuple[str, str, Limiter | No
     if limits == register.UNLIMITED:
         print(f"{app}: unlimited")
         return app, "", None
+    root = _store(settings, app)
+    return app, root, Limiter(root, settings.share(limits), newcomers="")
+
+
+def _store(settings: Settings, app: str) -> str:
+    """Return the path of the store of an application, and log what is to be said about it."""
     root = settings.store(app)
-    return app, root, Limiter(root, settings.share(limits))
+    while settings.notes:
+        log(settings.notes.pop())
+    return root
 
 
 def _app_id(text: str, settings: Settings) -> str:
@@ -216,7 +241,8 @@ def _apps(arguments: argparse.Namespace) -> int:
 
     LIMITER_APPS names the register, a directory of symbolic links: acme -> 100/second.  A limit of
     0/second bans, and unlimited frees.  An app_id that is not in it has the limits of .default, and
-    gets 401 if there is no .default.  A change applies from the next request.
+    gets 401 if there is no .default.  A change applies from the next request.  Hits that count under
+    the old limits count under the new ones, too.
 
     exit status:
       0  done
@@ -239,12 +265,41 @@ def _apps(arguments: argparse.Namespace) -> int:
     if arguments.verb == "set":
         if arguments.limits != register.UNLIMITED:
             parse(arguments.limits)
+        _carry(settings, app, arguments.limits)
         register.put(settings.apps, app, arguments.limits)
         return 0
+    general = register.look_up(settings.apps, register.DEFAULT)
+    if app != register.DEFAULT and general is not None:
+        _carry(settings, app, general[1])
     if register.remove(settings.apps, app):
         return 0
     print(f"limiter: {app} is not in the register {settings.apps}", file=sys.stderr)
     return 1
+
+
+def _carry(settings: Settings, changed: str, new: str) -> None:
+    """Count the hits of the clients whose limits change in their new limits.
+
+    If the store fails, the log says so, and the change is made all the same: it may be a ban.
+    """
+    entry = register.look_up(settings.apps, changed)
+    if entry is None or register.UNLIMITED in (entry[1], new) or entry[1] == new:
+        return
+    try:
+        old, new = settings.share(entry[1]), settings.share(new)
+        parse(old)
+    except ValueError:
+        return  # a bad entry has never counted a hit
+    try:
+        apps = [changed]
+        if changed == register.DEFAULT:
+            named = {name for name, _ in register.entries(settings.apps)}
+            stored = {name.partition("@")[0] for root in _roots() for name in Store(root).names(".")}
+            apps = sorted(filter(is_app, stored - named))
+        for app in apps:
+            carry(_store(settings, app), app, old, new)
+    except StoreError as error:
+        log(f"{changed}: not all hits count under the new limits, too: {error}")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -262,16 +317,16 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return max([doctor(root, arguments.meet) for root in roots])
 
 
-def _sweep(_: argparse.Namespace) -> int:
-    """Remove applications that got no hit for a day.
+def _sweep(arguments: argparse.Namespace) -> int:
+    """Remove the directories of clients that got no hit for an hour.
 
-    Hits go on meanwhile.  Run by root, it acts as the owner of the store.  It sweeps every store, even
-    if one fails.
+    Hits go on meanwhile.  A directory stays as long as its limit's window, and a minute.  Run by root,
+    it acts as the owner of the store.  It sweeps every store, even if one fails.
     """
     status = 0
     for root in _roots():
         try:
-            sweep(root)
+            sweep(root, arguments.idle)
         except StoreError as error:
             log(str(error))
             status = 2
@@ -280,7 +335,7 @@ def _sweep(_: argparse.Namespace) -> int:
 
 def _roots() -> "list[str]":
     settings = Settings(os.environb)
-    return list(settings.root) or [settings.store("")]
+    return list(settings.root) or [_store(settings, "")]
 
 
 def _compile(_: argparse.Namespace) -> int:

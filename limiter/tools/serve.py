@@ -9,12 +9,13 @@ from pathlib import Path
 from wsgiref.simple_server import WSGIServer, make_server
 
 from limiter.core.limiter import Limiter
+from limiter.request.default_store import VARIABLES
 from limiter.request.key import Key
 from limiter.request.settings import Settings
 from limiter.tools.cgi_bridge import Bridge
 
 HOST = "127.0.0.1"
-_PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH")
+_PASSED_ON = ("PATH", *VARIABLES, "LD_LIBRARY_PATH")
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):

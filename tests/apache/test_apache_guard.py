@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.apache_server import BASIC_AUTH, MPMS, Reply, Server, apache, assert_answer
+from tests.doors.doors import clients
 from tests.places import temporary
 from tests.waiting import wait_until
 
@@ -351,7 +352,7 @@ def test_nothing_is_run_that_apache_has_not_mapped(server: Server, home: Path, s
             assert reply.status == 404
             assert b"DOCUMENT_ROOT" not in reply.body
     assert server.ask("/access-limiter/guard?app_id=direct").status == 404
-    assert "direct" not in os.listdir(server.root)
+    assert "direct" not in clients(str(server.root))
 
 
 def test_a_script_that_dies_is_answered_as_json_and_logged(either: Server) -> None:

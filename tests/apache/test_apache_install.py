@@ -29,6 +29,7 @@ pytestmark = pytest.mark.one_python
 PROGRAM = "/usr/local/share/access-limiter"
 STORE = "/var/lib/access-limiter/store"
 SETTINGS = "/etc/apache2/conf-available/access-limiter.conf"
+JOB = "/etc/cron.d/access-limiter-sweep"
 CHECK = "/cgi-bin/check.py?app_id=acme"
 
 _HOST = "/etc/apache2/sites-available/000-default.conf"
@@ -291,7 +292,7 @@ def test_limit_is_kept_after_an_installation(machine: Machine, site: Server, mpm
     assert [reply.status for reply in replies] == [200, 200, 200, 429]
     assert replies[0].body == b'{"message": "OK"}'
     assert site.ask("/cgi-bin/other.py").body == b"other\n"
-    assert os.listdir(machine.path(STORE)) == ["acme"]
+    assert _apps(machine) == ["acme"]
 
 
 def test_running_apache_is_restarted_for_a_new_module(machine: Machine, site: Server) -> None:
@@ -328,8 +329,10 @@ def test_what_is_installed_belongs_to_root(machine: Machine) -> None:
         status = path.stat()
         assert (status.st_uid, status.st_mode & 0o022) == (0, 0), path
     configuration = ["500.json", "guard.conf", "limiter.conf", "map.conf"]
-    assert sorted(os.listdir(program)) == sorted([*configuration, "cgi-bin", "limiter", "rewritemap"])
-    for file in ("rewritemap", "cgi-bin/check.py", "cgi-bin/guard.py", "cgi-bin/health.py"):
+    assert sorted(os.listdir(program)) == sorted(
+        [*configuration, "cgi-bin", "limiter", "rewritemap", "sweep"]
+    )
+    for file in ("rewritemap", "sweep", "cgi-bin/check.py", "cgi-bin/guard.py", "cgi-bin/health.py"):
         assert (program / file).stat().st_mode & 0o777 == 0o755
     sources = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "limiter").rglob("*.py")}
     installed = {str(path.relative_to(program)) for path in (program / "limiter").rglob("*.*")}
@@ -424,7 +427,7 @@ def test_map_and_guard_work_after_an_installation(machine: Machine, site: Server
         assert site.ask(path).status == 401
         reply = site.ask(f"{path}?app_id={path[1:]}")
         assert (reply.status, reply.headers["RateLimit"]) == (200, '"10-per-1s";r=9;t=1')
-    assert sorted(os.listdir(machine.path(STORE))) == ["index.html", "page"]
+    assert _apps(machine) == ["index.html", "page"]
     written = machine.written()
     said = machine.install()
     assert said.startswith("Nothing changed: all is in order.\n")
@@ -438,13 +441,23 @@ def test_map_and_guard_work_after_an_installation(machine: Machine, site: Server
 
 def _start(machine: Machine, service: Path) -> subprocess.CompletedProcess[str]:
     """Run what a unit starts, as systemd would."""
-    text = service.read_text().replace("\\\n", " ")
-    (command,) = re.findall(r"(?m)^ExecStart=(.*)$", text)
-    (directory,) = re.findall(r"(?m)^WorkingDirectory=(.*)$", text)
-    return machine.run("env", "-C", directory, *shlex.split(command.replace("$$", "$")))
+    (command,) = re.findall(r"(?m)^ExecStart=(.*)$", service.read_text())
+    return machine.run(*shlex.split(command))
 
 
-def test_systemd_sweeps_the_store_every_day(machine: Machine) -> None:
+def _run_job(machine: Machine, job: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command of a cron job, as cron would."""
+    (command,) = re.findall(r"(?m)^\*/15 \* \* \* \* root (.*)$", job.read_text())
+    return machine.run("env", "-i", "PATH=/usr/bin:/bin", "HOME=/root", "/bin/sh", "-c", command)
+
+
+def _apps(machine: Machine) -> list[str]:
+    """Return the applications in the store."""
+    names = os.listdir(machine.path(STORE))
+    return sorted(name.partition("@")[0] for name in names if not name.startswith("."))
+
+
+def test_systemd_sweeps_the_store_every_quarter_of_an_hour(machine: Machine) -> None:
     """It sweeps the store of the settings.
 
     The timer is enabled once: a user who disables it keeps it so.  A changed unit is replaced.
@@ -455,8 +468,11 @@ def test_systemd_sweeps_the_store_every_day(machine: Machine) -> None:
     asked = machine.path("/var/asked")
     enabled = "enable --now access-limiter-sweep.timer"
     assert asked.read_text().splitlines() == ["daemon-reload", "daemon-reload", enabled]
-    service = machine.path("/etc/systemd/system/access-limiter-sweep.service")
-    nothing = "0 of 0 applications removed, 0 leftovers of dead processes removed\n"
+    units = machine.path("/etc/systemd/system")
+    service = units / "access-limiter-sweep.service"
+    assert "\nOnCalendar=*:0/15\n" in (units / "access-limiter-sweep.timer").read_text()
+    assert not machine.path(JOB).exists()
+    nothing = "0 of 0 directories removed, 0 leftovers of dead processes removed\n"
     assert _start(machine, service).stdout == f"{STORE}: {nothing}"
     machine.do("mkdir", "/var/store")
     machine.define("LIMITER_ROOT", f"/var/store:{STORE}")
@@ -473,6 +489,49 @@ def test_systemd_sweeps_the_store_every_day(machine: Machine) -> None:
     assert asked.read_text() == "daemon-reload\n"
     assert service.read_text()
     assert not _steps(machine.install())
+
+
+def test_cron_sweeps_the_store_where_there_is_no_systemd(machine: Machine) -> None:
+    """Only errors are mailed to the administrator."""
+    job = machine.path(JOB)
+    assert f"+ install -m 644 {machine.sources}/deploy/apache/sweep.cron {JOB}" in _steps(
+        machine.install()
+    )
+    assert (job.stat().st_uid, job.stat().st_mode & 0o777) == (0, 0o644)
+    idle = machine.path(f"{STORE}/idle@1-per-1s")
+    idle.mkdir()
+    (idle / "1513123456.123456-0").touch()
+    machine.do("chown", "-R", "www-data", STORE)
+    swept = _run_job(machine, job)
+    assert (swept.returncode, swept.stdout, swept.stderr) == (0, "", "")
+    assert not idle.exists()
+    machine.path(SETTINGS).unlink()
+    assert "Apache does not report it" in _run_job(machine, job).stderr
+
+
+def test_a_cron_job_that_the_administrator_has_changed_stays(machine: Machine) -> None:
+    """It is neither replaced nor removed.  The job that was installed goes when systemd is there."""
+    machine.install()
+    job, systemd = machine.path(JOB), machine.path("/run/systemd/system")
+    installed = job.read_text()
+    changed = installed.replace("*/15", "#*/15")
+    job.write_text(changed)
+    machine.install()
+    systemd.mkdir(parents=True)
+    machine.add_command("systemctl", "")
+    machine.install()
+    assert job.read_text() == changed
+    job.write_text(installed)
+    assert _steps(machine.install())[0] == f"+ rm {JOB}"
+    assert not job.exists()
+
+
+def test_where_nothing_sweeps_the_installer_says_so(machine: Machine) -> None:
+    advice = f"run {PROGRAM}/sweep every quarter of an hour\n"
+    assert advice not in machine.install()
+    machine.do("rm", "-r", "/etc/cron.d")
+    assert advice in machine.install()
+    assert not machine.path(JOB).exists()
 
 
 def test_rocky_is_installed_too(rocky: Machine, site: Server) -> None:

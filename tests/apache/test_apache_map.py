@@ -422,7 +422,7 @@ def test_a_map_and_a_proxy_for_everything_let_balancers_call_health(installed: P
                 own = {"Host": host}
                 for _ in range(3):
                     reply = server.ask(HEALTH, headers=own)
-                    assert (reply.status, reply.body) == (200, b'{"message": "OK"}')
+                    assert (reply.status, reply.body) == (200, b'{"message": "OK", "newcomers": 1000}')
                 for path in (f"{HEALTH}x", f"{HEALTH}/x", "/"):
                     assert server.ask(path, headers=own).status == 401
             assert os.listdir(server.root) == []

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from limiter.tools.bundle import BUNDLES
+from tests.doors.doors import clients
 from tests.places import PYTHON, temporary
 
 # The environment that Apache would make for the script, without the place of the script.
@@ -139,7 +141,7 @@ def test_key_may_be_a_variable_of_the_script_s_own_request(guard: Guard) -> None
     words = ("-c", "print 1", "ä")
     given = told(guard.run(guard.environ(file, **ann), *words).stdout)
     assert given["arguments"] == [PYTHON, "-IS", str(file), *words, ""]
-    assert os.listdir(guard.store) == ["ann"]
+    assert clients(str(guard.store)) == ["ann"]
 
 
 SIGNALS = "#!/bin/sh\necho Content-Type: text/plain\necho\nexec grep SigIgn /proc/self/status\n"
@@ -357,7 +359,7 @@ STUCK = """\
 import posix, sys
 sys.path.insert(0, sys.argv.pop(1))
 from limiter.apache import guard
-from limiter.request import deadline
+from limiter.request import script_deadline as deadline
 from limiter.core.store import StoreError
 try:
     deadline.call_within(0.01, posix.read, posix.pipe()[0], 1)
@@ -404,5 +406,8 @@ def test_guard_loads_nothing_else_than_check_does_but_itself(guard: Guard, insta
         set(Guard([PYTHON, "-ISc", text, path], guard.store, guard.scripts).run(environ).stderr.split())
         for path in (str(installed / "cgi-bin" / name) for name in ("check.py", "guard.py"))
     )
-    assert guards - checks <= {"limiter.apache.guard", "errno", "_signal"}
+    own = {f"limiter.{name}" for name in BUNDLES["guard"]} - {
+        f"limiter.{name}" for name in BUNDLES["check"]
+    }
+    assert guards - checks <= {*own, "errno", "_signal"}
     assert "limiter.apache.guard" not in checks

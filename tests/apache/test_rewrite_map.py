@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import clean_environ
+from tests.conftest import NOBODY, clean_environ
 from tests.places import PYTHON, REPOSITORY
 
 PYTHONS = sorted({PYTHON, sys.executable})
@@ -36,12 +36,20 @@ class Program:
 
 
 @contextmanager
-def program(installed: Path, root: str, python: str = PYTHON, **settings: str) -> Iterator[Program]:
+def program(
+    installed: Path,
+    root: str,
+    python: str = PYTHON,
+    user: int | None = None,
+    temporary: object = "",
+    **settings: str,
+) -> Iterator[Program]:
     """Run the program until it is not needed any more; its log is complete then."""
     settings = {"ROOT": root, "TIMEOUT": "60", **settings}  # no busy machine takes that long
     variables = [f"LIMITER_{name}={text}" for name, text in settings.items()]
     with subprocess.Popen(
-        [python, "-IS", installed / "rewritemap", *variables],
+        [python, "-IS", installed / "rewritemap", *variables, f"TMPDIR={temporary}"],
+        user=user,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -93,6 +101,18 @@ def test_a_store_that_comes_back_is_used_by_its_owner(installed: Path, store: st
         assert it.ask().startswith('200|"')
     assert it.log.count("\n") == it.log.count("The store does not exist") == 1
     assert {path.stat().st_uid for path in Path(missing).rglob("*")} == {owner}
+
+
+def test_a_default_store_that_was_removed_is_made_again(installed: Path, place: Path) -> None:
+    """The client that it knew begins anew.  As root the program has no default store."""
+    user = NOBODY if os.geteuid() == 0 else os.geteuid()
+    os.chown(place, user, -1)
+    with program(installed, "", user=user, temporary=place, LIMIT="2/day") as it:
+        for _ in range(2):
+            assert it.ask().startswith('200|"2-per-86400s";q=2;w=86400|"2-per-86400s";r=1;')
+            (store,) = place.iterdir()
+            shutil.rmtree(store)
+    assert it.log.count("\n") == it.log.count(f"limiter: The store is {store}, ") == 2
 
 
 def test_root_touches_no_store_of_its_own(installed: Path, root: str) -> None:

@@ -32,6 +32,7 @@ def names_without(output: str, claims: Iterable[str]) -> list[str]:
 
 def test_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     allow_any_figure(monkeypatch, in_process.AT_MOST)
+    monkeypatch.setattr(in_process, "MANY_CLIENTS", 20)
     monkeypatch.setattr(in_process, "instructions", lambda *_: 1)  # test_hot_path counts them
     # Requests are denied however long they take.
     new_store = in_process.new_store

@@ -33,7 +33,8 @@ def test_names_compare_as_their_times(one: int, other: int) -> None:
     "entry",
     ["", ".nfs000000012", "README", "1513123456.123456", "1513123456.123456-", "1513123456.123456-x",
      "1513123456:123456-3", "1513123456.12345-63", "1513123456.123456_3", "1513123456.12345\u0661-3",
-     "x513123456.123456-3"],
+     "x513123456.123456-3", "1513123456.123456-07", "1513123456.123456-00", "1513123456.123456--7",
+     "1513123456.123456-3~", "1513123456.123456-+3", "1513123456.123456-3\n"],
 )  # fmt: skip
 def test_other_entries_are_no_names(entry: str) -> None:
     assert not is_name(entry)
@@ -44,7 +45,8 @@ class Model:
 
     def __init__(self, text: str) -> None:
         self.limit = only(text)
-        self.names = sorted(name for s in range(self.limit.segments) for name in self.limit.fresh(s))
+        segments = range(self.limit.segments)
+        self.names = sorted(name for segment in segments for name in self.limit.fresh(segment, NOW))
         self.hits: list[int] = []
 
     def hit(self, now: int, cost: int) -> bool:
@@ -108,7 +110,9 @@ def test_a_burst_is_exact(rate: int, seconds: int, capacity: int, steps: list[tu
 
 def test_a_free_slot_is_free_even_if_the_clock_says_1970() -> None:
     limit = only("3/hour")
-    assert limit.look(limit.fresh(0), 0, 1)[0] == limit.fresh(0)
+    for furnished in (0, NOW):
+        names = limit.fresh(0, furnished)
+        assert limit.look(names, 0, 1)[0] == names
 
 
 @pytest.mark.parametrize("text", ["5/minute fixed", "5/minute burst 5"])
@@ -118,7 +122,7 @@ def test_a_returned_claim_leaves_what_was_built_on_it(text: str, later: list[int
     assume(cost + sum(later) <= 5)
     limit = only(text)
     now = NOW - NOW % limit.window
-    name = claim = limit.taken(limit.fresh(0)[0], now, cost, True)
+    name = claim = limit.taken(limit.fresh(0, NOW)[0], now, cost, True)
     for other in later:
         name = limit.taken(name, now, other, False)
         assert is_provisional(name), "the claim underneath is still provisional"
@@ -133,25 +137,81 @@ def test_a_returned_claim_leaves_what_was_built_on_it(text: str, later: list[int
 def test_a_claim_is_not_returned_where_nothing_is_left_to_undo(text: str, later: int) -> None:
     """In the next window, to undo it would admit too many.  No other claim builds on a slot."""
     limit = only(text)
-    claim = limit.taken(limit.fresh(0)[0], NOW, 1, True)
+    claim = limit.taken(limit.fresh(0, NOW)[0], NOW, 1, True)
     now = NOW + later * SECOND
     name = limit.taken(claim, now, 1, False)
     assert not is_provisional(name)
     assert limit.returned(name, claim, now, 1) is None
 
 
+# The slots of a sliding limit
+
+
+@given(st.integers(0, 10_000))
+def test_the_directories_of_a_limit_share_out_its_slots(quota: int) -> None:
+    """16 for a client that is seen once, then 48, then 64 each; every slot is in one of them."""
+    limit = only(f"{quota}/minute")
+    numbers = [limit.numbers(segment) for segment in range(limit.segments)]
+    assert [number for part in numbers for number in part] == list(range(quota))
+    assert all(numbers), "none is empty"
+    assert [part.start for part in numbers] == [0, 16, *range(64, quota, 64)][: len(numbers)]
+
+
+@pytest.mark.parametrize("text", ["70/hour", "70/hour fixed", "70/hour burst 70"])
+def test_a_fresh_name_was_not_taken_for_two_windows_and_is_like_no_earlier_one(text: str) -> None:
+    limit = only(text)
+    for segment in range(limit.segments):
+        names = limit.fresh(segment, NOW)
+        assert limit.is_whole(names, segment)
+        assert {time_of(name) for name in names} == {NOW - 2 * limit.window - 1}
+        assert not {*names} & {*limit.fresh(segment, NOW + 1)}
+        forgotten = [limit.forgotten(limit.taken(name, NOW, 1, False), NOW) for name in names]
+        assert forgotten == names
+
+
+def test_a_slot_that_is_given_back_gets_no_name_that_it_has_had() -> None:
+    """It is free as before.  Who still knows the old name cannot claim it."""
+    limit = only("3/minute")
+    for name in limit.fresh(0, NOW):
+        given_back = limit.released(name)
+        assert time_of(given_back) == time_of(name) + 1
+        assert (number_of(given_back), is_provisional(given_back)) == (number_of(name), False)
+
+
+FEW = [make(NOW + number, number == 2, number) for number in range(5)]
+MANY = [make(NOW, False, number) for number in range(16, 64)]
+
+
+def test_a_directory_with_each_slot_once_is_whole() -> None:
+    assert only("5/minute").is_whole(FEW, 0)
+    assert only("70/minute").is_whole(MANY, 1)
+
+
 @pytest.mark.parametrize(
-    ("text", "segment", "numbers"),
+    ("text", "segment", "names"),
     [
-        ("3/minute", 0, [0, 1, 3]),
-        ("3/minute", 0, [0, 1, 1]),
-        ("3/minute", 0, [0, 1, 2, 2]),
-        ("70/minute", 1, [63]),
-        ("70/minute", 1, [70]),
-        ("3/minute fixed", 0, [1, 2]),
+        ("5/minute", 0, FEW[1:]),
+        ("5/minute", 0, [*FEW, make(NOW, False, 5)]),
+        ("5/minute", 0, [*FEW[:4], make(NOW, False, 5)]),
+        ("5/minute", 0, [*FEW[:4], make(NOW, False, 3)]),
+        ("5/minute", 0, [*FEW, make(0, False, 3)]),
+        ("5/minute", 0, [*FEW[:4], "1513123456.123456-04"]),
+        ("5/minute", 0, [*FEW[:4], "1513123456_123456-4"]),
+        ("5/minute", 0, [*FEW[:4], "1513123456.123456_4"]),
+        ("5/minute", 0, [*FEW[:4], "151312345x.123456-4"]),
+        ("5/minute", 0, [*FEW[:4], "1513123456.12-456-4"]),
+        ("5/minute", 0, [*FEW[:4], "15131.3456.123456-4"]),
+        ("5/minute", 0, [*FEW[:4], "151312345\u0661.123456-4"]),
+        ("5/minute", 0, [*FEW[:4], "README"]),
+        ("5/minute", 0, [*FEW, "README"]),
+        ("70/minute", 0, FEW),
+        ("70/minute", 1, [*MANY[1:], make(NOW, False, 15)]),
+        ("70/minute", 1, [*MANY[:-1], make(NOW, False, 64)]),
+        ("5/minute fixed", 0, FEW[:2]),
+        ("5/minute fixed", 0, ["README"]),
+        ("5/minute burst 5", 0, ["1513123456.123456-04"]),
     ],
 )
-def test_a_limit_does_not_own_these_slots(text: str, segment: int, numbers: list[int]) -> None:
-    names = [make(time, False, number) for time, number in enumerate(numbers)]
-    assert not only(text).owns(names, segment)
-    assert not only(text).owns(["README"], segment)
+def test_no_other_names_make_a_directory_whole(text: str, segment: int, names: list[str]) -> None:
+    """A slot is lost, of another directory, or under two names, or a name has not exactly its form."""
+    assert not only(text).is_whole(names, segment)

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from limiter.core.hit import ROUNDS
-from limiter.core.limit import is_provisional, make
+from limiter.core.limit import is_provisional
 from limiter.core.limiter import Limiter
 from limiter.core.store import StoreError
 from tests.limiting import (
+    DAY,
     KINDS,
     NOW,
     SECOND,
@@ -29,6 +32,7 @@ from tests.limiting import (
     slots,
     tree,
 )
+from tests.places import temporary
 
 METHODS = ["hit", "peek", "hits", "reset"]
 
@@ -70,9 +74,9 @@ def test_a_bad_cost_is_a_value_error(root: str, cost: int, method: str) -> None:
 # A store that fails
 
 
-def _application_that_is_a_file(path: Path) -> None:
+def _directory_that_is_a_file(path: Path) -> None:
     path.mkdir()
-    (path / "acme").touch()
+    (path / "acme@3-per-60s").touch()
 
 
 @pytest.mark.parametrize(
@@ -81,9 +85,9 @@ def _application_that_is_a_file(path: Path) -> None:
         (lambda _: None, errno.ENOENT),
         (Path.touch, errno.ENOTDIR),
         (lambda path: path.symlink_to(path.name), errno.ELOOP),
-        (_application_that_is_a_file, errno.ENOTDIR),
+        (_directory_that_is_a_file, errno.ENOTDIR),
     ],
-    ids=["missing", "file", "link to itself", "application"],
+    ids=["missing", "file", "link to itself", "directory"],
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_a_store_that_is_no_directory_is_an_error_and_is_not_made(
@@ -130,8 +134,10 @@ def test_a_race_that_is_lost_again_and_again_is_an_error(
             limiter.hit("acme")
         assert (error.value.errno, error.value.path) == (errno.EBUSY, f"{root}/acme")
         assert len(tries) == ROUNDS + 1  # one from memory
+        clock.now -= 1  # there is something to forget
         with pytest.raises(StoreError, match="claimed every free slot first"):
             limiter.reset("acme")
+    clock.now += 1
     assert limiter.hit("acme")
 
 
@@ -192,10 +198,10 @@ def test_the_order_of_claims(root: str, clock: Clock, monkeypatch: pytest.Monkey
     before_each(monkeypatch, "rename", note)
     assert Limiter(root, "5/minute fixed;3/hour;4/minute;2/second burst 3", clock=clock).hit("acme")
     assert claims == [
-        ("4-per-60s", True),
-        ("3-per-3600s", True),
-        ("2-per-1s-burst-3", True),
-        ("5-per-60s-fixed", False),
+        ("acme@4-per-60s", True),
+        ("acme@3-per-3600s", True),
+        ("acme@2-per-1s-burst-3", True),
+        ("acme@5-per-60s-fixed", False),
     ]
 
 
@@ -211,6 +217,90 @@ def test_the_first_error_is_reported_if_giving_back_fails_too(
         limiter.hit("acme")
 
 
+@pytest.mark.parametrize("kind", ["", " fixed", " burst 3"])
+def test_limits_of_the_same_numbers_and_other_names_are_other_budgets(
+    root: str, clock: Clock, kind: str
+) -> None:
+    """Two places share a budget because they name it, or because neither has a name."""
+    texts = [f"3/minute{kind}", f"login=3/minute{kind}", f"api=3/minute{kind}"]
+    for text in texts:
+        assert admitted(Limiter(root, text, clock=clock), 5) == 3
+        assert admitted(Limiter(root, text, clock=clock), 5) == 0
+    assert sorted(os.listdir(root)) == sorted(
+        f"acme@{limit.name}" for text in texts for limit in Limiter(root, text).limits
+    )
+    assert sorted(name.partition("=")[0] for name in os.listdir(root))[1:] == ["acme@api", "acme@login"]
+
+
+def test_a_budget_that_is_shared_by_its_name_counts_together_with_others(
+    root: str, clock: Clock
+) -> None:
+    """A hit counts against all limits of its own place, and only against these."""
+    place = Limiter(root, "login=2/minute;all=3/minute", clock=clock)
+    other = Limiter(root, "api=2/minute;all=3/minute", clock=clock)
+    assert admitted(place, 5) == 2
+    denied = place.hit("acme")
+    assert [quota.remaining for quota in denied.quotas] == [0, 1]
+    assert admitted(other, 5) == 1
+    assert [quota.remaining for quota in other.hit("acme").quotas] == [1, 0]
+
+
+# Hits that remain
+
+
+def test_1000_an_hour_after_64_hits_and_936_half_an_hour_later_has_63_left_at_the_hour(
+    root: str, clock: Clock
+) -> None:
+    """The first 64 slots are free again, so the hit needs no others.  Yet it knows of them."""
+    limiter = Limiter(root, "1000/hour", clock=clock)
+    assert admitted(limiter, 64) == 64
+    clock.now += 1800 * SECOND
+    assert admitted(limiter, 936) == 936
+    clock.now += 1800 * SECOND
+    for remaining in (63, 62):
+        assert Limiter(root, "1000/hour", clock=clock).hit("acme").remaining == remaining
+        clock.now += SECOND
+    assert limiter.hit("acme").remaining == 61, "also a process with a memory"
+
+
+def test_a_new_client_of_1000_an_hour_has_999_left_then_998(
+    root: str, clock: Clock, calls: Calls
+) -> None:
+    """That is exact, although the other directories are not even looked for."""
+    limiter = Limiter(root, "1000/hour", clock=clock)
+    assert [limiter.hit("acme").remaining for _ in range(20)] == list(range(999, 979, -1))
+    for app in ("emca", "mace"):
+        for remaining in (999, 998, 997):
+            fresh = Limiter(root, "1000/hour", clock=clock)
+            assert fresh.hit(app).remaining == remaining
+    assert calls.of(lambda: Limiter(root, "1000/hour", clock=clock).hit("emca")) == ["listdir", "rename"]
+
+
+@pytest.mark.parametrize("text", ["200/second", "200/minute", "200/hour;300/day"])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_remaining_is_never_too_high(text: str, data: st.DataObject) -> None:
+    """Whenever hits come: as many more are never admitted.  A peek knows exactly how many are.
+
+    ``remaining`` of a hit may be too low if the window is shorter than a minute.
+    """
+    clock = Clock()
+    window = Limiter("/", text).limits[0].window
+    with temporary("/dev/shm") as root:
+        counts = st.sampled_from([0, 1, 16, 17, 64, 90])
+        steps = st.sampled_from([0, 1, window // 2, window // 2 + 1, window, 2 * window, DAY])
+        for count, step in data.draw(st.lists(st.tuples(counts, steps), min_size=3, max_size=6)):
+            admitted(Limiter(root, text, clock=clock), count)
+            clock.now += step
+            peeked = Limiter(root, text, clock=clock).peek("acme")
+            hit = Limiter(root, text, clock=clock).hit("acme")
+            assert hit.remaining <= peeked.remaining - hit.allowed
+            if window >= 60 * SECOND:
+                assert hit.remaining == peeked.remaining - hit.allowed
+        left = Limiter(root, text, clock=clock).peek("acme").remaining
+        assert admitted(Limiter(root, text, clock=clock), left + 1) == left
+
+
 # When to come again
 
 RETRIES = [
@@ -224,6 +314,7 @@ RETRIES = [
     "3/second;4/minute",
     "5/minute burst 3;4/minute;4/2 minutes fixed",
     "70/2 seconds",
+    "login=3/second;api=3/second",
 ]
 
 
@@ -330,13 +421,23 @@ def test_a_reset_is_seen_by_others_within_a_second(root: str, clock: Clock, text
 def test_a_reset_forgets_a_hit_that_comes_meanwhile(
     root: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limiter = Limiter(root, "1/minute", clock=clock)
+    limiter = Limiter(root, "2/minute", clock=clock)
     assert limiter.hit("acme")
-    clock.now += 60 * SECOND
-    before(monkeypatch, "rename", lambda *_: Limiter(root, "1/minute", clock=clock).hit("acme"))
+    clock.now += SECOND
+    before(monkeypatch, "rename", lambda *_: Limiter(root, "2/minute", clock=clock).hit("acme"))
     limiter.reset("acme")
     assert limiter.hits("acme") == [[]]
-    assert slots(root) == [make(0, False, 0)]
+    assert sorted(slots(root)) == limiter.limits[0].fresh(0, clock.now)
+
+
+@pytest.mark.parametrize("text", [*KINDS, "70/minute"])
+def test_a_reset_of_what_no_hit_counts_in_changes_nothing(root: str, clock: Clock, text: str) -> None:
+    """A sweeper may be removing it.  Slots with new names would stay behind, without the others."""
+    assert Limiter(root, text, clock=clock).hit("acme")
+    clock.now += 60 * SECOND
+    there = tree(root)
+    Limiter(root, text, clock=clock).reset("acme")
+    assert tree(root) == there
 
 
 def test_hits_are_the_times_that_count_now(root: str, clock: Clock) -> None:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter.core.burst import Burst
+from limiter.core.directories import limit_of
 from limiter.core.fixed import Fixed
 from limiter.core.limit import SECOND, Limit, Sliding
-from limiter.core.notation import limit_of, parse
+from limiter.core.notation import parse
 
 UNITS = {
     1: ("second", "seconds", "sec", "s"),
@@ -33,6 +34,10 @@ MEANINGS = [
     ("10001/hour Fixed", Fixed, 10001, 3600, "10001-per-3600s-fixed"),
     ("5/second burst 20", Burst, 20, 4, "5-per-1s-burst-20"),
     ("3/second burst 1", Burst, 1, 1 / 3, "3-per-1s-burst-1"),
+    ("login=5/minute", Sliding, 5, 60, "login=5-per-60s"),
+    (" \tapi-v2 = 100 per HOUR fixed", Fixed, 100, 3600, "api-v2=100-per-3600s-fixed"),
+    ("z9-=5/second burst 20", Burst, 20, 4, "z9-=5-per-1s-burst-20"),
+    (f"{'a' * 32}=0/second", Sliding, 0, 1, f"{'a' * 32}=0-per-1s"),
 ]
 
 
@@ -53,12 +58,13 @@ def test_a_limit_has_kind_hits_window_and_name_and_the_name_names_it(
 
 
 NO_NAMES = (
-    "notes 10-per-1s.1 100-per-1s.2 10-per-1s. 10-per-1s.0 100-per-1s.01 100-per-1s.\u00b2 100-per-1s.\u0661"
+    "notes 16-per-1s.1 100-per-1s.3 10-per-1s. 10-per-1s.0 100-per-1s.01 100-per-1s.\u00b2 100-per-1s.\u0661"
     " 010-per-1s 10-per-1m 10-per-60s-Fixed 10-per-1s-burst 0-per-1s 0-per-1s-burst-5 1-per-1s;2-per-1s"
+    " =10-per-1s Login=10-per-1s login==10-per-1s 9=10-per-1s log.in=10-per-1s login=10-per-1m login=16-per-1s.1"
 )
 
 
-@pytest.mark.parametrize("name", ["", "10 per 1s", *NO_NAMES.split()])
+@pytest.mark.parametrize("name", ["", "10 per 1s", "login =10-per-1s", *NO_NAMES.split()])
 def test_any_other_name_names_no_limit(name: str) -> None:
     assert limit_of(name) is None
 
@@ -66,6 +72,14 @@ def test_any_other_name_names_no_limit(name: str) -> None:
 def test_several_limits_keep_their_order() -> None:
     names = [limit.name for limit in parse("100/minute; 1000/hour ;5/s")]
     assert names == ["100-per-60s", "1000-per-3600s", "5-per-1s"]
+
+
+def test_the_same_numbers_under_other_names_are_other_limits() -> None:
+    """Without a name they are one limit, which may be given only once."""
+    limits = parse("5/minute;login=5/minute;api = 5 per 60 s")
+    assert [limit.policy for limit in limits] == ["", "login", "api"]
+    assert [limit.name for limit in limits] == ["5-per-60s", "login=5-per-60s", "api=5-per-60s"]
+    assert len({(limit.quota, limit.window) for limit in limits}) == 1
 
 
 @given(st.integers(0, 10000), st.integers(1, 40), st.sampled_from(sorted(UNITS)), st.data())
@@ -76,6 +90,9 @@ def test_every_spelling_is_the_same_limit(
     between = data.draw(st.sampled_from(["/", " / ", " per ", " PER "]))
     (limit,) = parse(f"{count}{between}{multiple} {unit.upper()}")
     assert (limit.quota, limit.window) == (count, multiple * seconds * SECOND)
+
+
+NAME = "a name of at most 32 letters, digits and '-', beginning with a letter"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +119,23 @@ def test_every_spelling_is_the_same_limit(
         ("1" * 5000 + "/second", "a number of at most 999999999999999", "1, found '1111"),
         ("\u0661\u0660/second", "a number of hits", "1, found '\u0661"),
         ("10/second\n", "';' or the end", "10, found '\\n'"),
+        ("=5/minute", NAME, "1, found '=5/minute'"),
+        ("5/s; 9=5/minute", NAME, "6, found '9=5/minute'"),
+        ("-a=5/minute", NAME, "1, found '-a=5/minute'"),
+        (f"{'a' * 33}=5/minute", NAME, f"1, found '{'a' * 20}'"),
+        ("Login=5/minute", "a number of hits", "1, found 'Login=5/minute'"),
+        ("log in=5/minute", "a number of hits", "1, found 'log in=5/minute'"),
+        ("l\u00f6gin=5/minute", "a number of hits", "1, found 'l\u00f6gin=5/minute'"),
+        ("login=", "a number of hits", "7, found the end"),
+        ("login==5/minute", "a number of hits", "7, found '=5/minute'"),
+        ("login=api=5/minute", "a number of hits", "7, found 'api=5/minute'"),
+        ("5/minute=login", "';' or the end", "9, found '=login'"),
+        (
+            "a=5/minute;b=5/minute;a=6/hour",
+            "a limit not yet given (a=5-per-60s is there already)",
+            "23, found 'a=6/hour'",
+        ),
+        ("a=5/m;a = 5/m", "a limit not yet given (a=5-per-60s is there already)", "7, found 'a = 5/m'"),
     ],
 )
 def test_an_error_names_the_text_and_the_place(text: str, expected: str, place: str) -> None:

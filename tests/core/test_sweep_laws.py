@@ -1,4 +1,4 @@
-"""The laws while a sweeper removes everything a window old, and after one was killed at any call."""
+"""The laws while a sweeper removes all that is idle, and after one was killed at any call."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import itertools
 import multiprocessing
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing.queues import Queue
 from pathlib import Path
+from threading import BrokenBarrierError
 
 import pytest
 
-from limiter.core.burst import Burst
+from limiter.core import sweep as sweeping
 from limiter.core.limit import Limit, clock
 from limiter.core.limiter import Limiter
 from limiter.core.notation import parse
 from limiter.core.store import Store
-from limiter.core.sweep import DAY, sweep_store
+from limiter.core.sweep import GRACE, sweep_store
+from tests.core.broken_sweep import claim_any, clear_all, remove_at_once
 from tests.faults import kill, play
 from tests.history import History, Recorder, judge_l1, judge_s1, only
-from tests.limiting import LATER, SECOND, admitted, entries, hit_at
+from tests.limiting import LATER, admitted, entries, hit_at
 
 KILLED = [
     ("1/second", 1),
@@ -40,7 +41,11 @@ def _swept_until_killed(store: str, limits: str, before: int) -> Iterator[str]:
         path = f"{store}/{number}"
         os.mkdir(path)
         hit_at(path, limits, count=before)
-        ended = play(partial(sweep_store, Store(path), DAY, lambda: LATER), number, kill)
+        leftover = Path(path, ".new-dead")
+        leftover.mkdir()
+        (leftover / "slot").touch()
+        os.utime(leftover, (0, 0))
+        ended = play(partial(sweep_store, Store(path), clock=lambda: LATER), number, kill)
         if not ended.killed:
             assert not ended.struck
             assert number > 5
@@ -55,96 +60,152 @@ def test_after_sigkill_the_next_hits_find_every_slot(root: str, limits: str, bef
     for store in _swept_until_killed(root, limits, before):
         quota = min(limit.quota for limit in parse(limits))
         assert admitted(Limiter(store, limits, clock=lambda: LATER), quota + 1) == quota
-        assert not [name for name in entries(f"{store}/acme") if "/." in name]
+        assert not [name for name in entries(store) if "/." in name]
 
 
 @pytest.mark.one_python
 @pytest.mark.parametrize(("limits", "before"), KILLED)
-def test_after_sigkill_the_next_sweeps_remove_all_the_same(root: str, limits: str, before: int) -> None:
+def test_after_sigkill_the_next_sweep_removes_all_the_same(root: str, limits: str, before: int) -> None:
     for store in _swept_until_killed(root, limits, before):
         for path in Path(store).glob(".new-*"):
             os.utime(path, (0, 0))
-        sweep_store(Store(store), DAY, lambda: LATER)
+        sweep_store(Store(store), clock=lambda: LATER)
         assert entries(store) == []
 
 
-def test_a_hit_killed_while_it_gives_back_leaves_it_to_the_next(root: str) -> None:
-    """The hit is killed at each of its calls in turn."""
-    for number in range(1000):
-        store = f"{root}/{number}"
-        os.mkdir(store)
-        hit_at(store, "3/second")
-        directory = f"{store}/acme/3-per-1s"
-        for name in os.listdir(directory):
-            os.rename(f"{directory}/{name}", f"{directory}/.slot-dead-{name}")
-        Path(directory, ".sweep-dead").touch()
-        victim = Limiter(store, "3/second", clock=lambda: LATER)
-        ended = play(partial(victim.hit, "acme"), number, kill)
-        counted = 3 - admitted(Limiter(store, "3/second", clock=lambda: LATER), 4)
-        assert counted <= 1
-        assert counted or ended.killed
-        if not ended.killed:
-            break
-    assert number > 5
-
-
-SPEED = 40
-"""How much faster than real time their clocks run: a window of one second takes a fortieth."""
 HITTERS = 4
-MICROSECONDS = SECOND * SPEED // 2
+ROUNDS = 400
+REMOVED = 40
+
+_fork = multiprocessing.get_context("fork")
 
 
-def _fast(began: int) -> int:
-    return began + (clock() - began) * SPEED
+class Play:
+    """Hitters and a sweeper on one application, at the same time, by one fast clock.
+
+    Each hitter hits until it is denied, moves the clock on instead of waiting, and so on, for many rounds,
+    and until the directory was removed many times.
+    """
+
+    def __init__(self, root: str, text: str) -> None:
+        self._root = root
+        self._text = text
+        self._window = only(text).window
+        self._barrier = _fork.Barrier(HITTERS)
+        self._moved, self._rounds, self._removed, self._is_over = (_fork.Value("q") for _ in range(4))
+
+    def record(self, go_on: Callable[[Play], None]) -> History:
+        """Return what all hitters did."""
+        results: Queue[History | Exception] = _fork.Queue()
+
+        def work(act: Callable[[], History]) -> None:
+            try:
+                results.put(act())
+            except BrokenBarrierError:
+                results.put(History())  # another one reports why
+            except Exception as error:
+                results.put(error)
+                self._is_over.value = 1
+                self._barrier.abort()
+
+        actions = [partial(self._sweep, go_on), *[partial(self._hit, go_on)] * HITTERS]
+        workers = [_fork.Process(target=work, args=(act,)) for act in actions]
+        for worker in workers:
+            worker.start()
+        parts = [results.get(timeout=600) for _ in workers]
+        for worker in workers:
+            worker.join()
+        together = History()
+        for part in parts:
+            if isinstance(part, Exception):
+                raise part
+            together.admitted += part.admitted
+            together.denied += part.denied
+        return together
+
+    def move_together(self) -> None:
+        """Go on while no hit is under way: by less than a window, or until all is idle."""
+        if not self._barrier.wait():
+            idle = GRACE + self._window * random.randint(1, 2)
+            self._move(random.choice((idle, random.randrange(self._window))))
+        self._barrier.wait()
+
+    def move_alone(self) -> None:
+        """Go on while other hits are under way, and stall for that long."""
+        self._move(random.randrange(3 * self._window))
+
+    def _move(self, microseconds: int) -> None:
+        with self._moved:
+            self._moved.value += microseconds
+        with self._rounds:
+            self._rounds.value += 1
+        if self._rounds.value >= ROUNDS and self._removed.value >= REMOVED:
+            self._is_over.value = 1
+
+    def _clock(self) -> int:
+        return clock() + int(self._moved.value)
+
+    def _hit(self, go_on: Callable[[Play], None]) -> History:
+        random.seed(os.getpid())
+        recorder = Recorder(self._root, self._text, self._clock)
+        while not self._is_over.value:
+            while recorder.hit("acme"):
+                pass
+            go_on(self)
+        return recorder.history
+
+    def _sweep(self, go_on: Callable[[Play], None]) -> History:
+        while not self._is_over.value:
+            if go_on is Play.move_alone and not random.randrange(10):
+                self._move(2 * self._window)
+            self._removed.value += sweep_store(Store(self._root), 0, self._clock).removed
+        return History()
 
 
-def _idle_after(limit: Limit) -> float:
-    """Return the seconds until a full limit is one window old; a bucket must fill first."""
-    return (2 if isinstance(limit, Burst) else 1) * limit.window / SECOND
-
-
-def _hit_for_a_while(root: str, text: str, now: Callable[[], int]) -> History:
-    """Again and again, hit until denied, then let the slots grow old."""
-    rename = Store.rename
-    recorder = Recorder(root, text, now)
-    recording = Store.rename
-
-    def without_what_is_given_back(store: Store, directory: str, old: str, new: str) -> bool:
-        return (rename if "." in old[0] + new[0] else recording)(store, directory, old, new)
-
-    Store.rename = without_what_is_given_back  # type: ignore[assignment, method-assign]
-    generator = random.Random(os.getpid())
-    end = now() + MICROSECONDS
-    while now() < end or not recorder.history.denied:
-        while recorder.hit("acme"):
-            pass
-        time.sleep(generator.uniform(0.9, 1.8) * _idle_after(only(text)) / SPEED)
-    return recorder.history
-
-
-def _sweep_for_a_while(root: str, now: Callable[[], int]) -> int:
-    """Keep sweeping everything that is one window old; return how many applications were removed."""
-    removed = 0
-    end = now() + MICROSECONDS
-    while now() < end or not removed:
-        removed += sweep_store(Store(root), 0, now).removed
-    return removed
+TEXTS = ["10/second", "40/second", "3/second fixed", "1/second", "20/second burst 20"]
 
 
 @pytest.mark.one_python
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("text", ["10/second", "3/second fixed", "1/second", "20/second burst 20"])
-def test_the_laws_hold_while_a_sweeper_removes_what_is_a_window_old(any_root: str, text: str) -> None:
-    """S1 and L1 hold exactly, although the application is removed and comes back all the time."""
-    # Start the clock anew: an hour ahead, a directory being furnished would look like a leftover.
-    now = partial(_fast, clock())
-    with ProcessPoolExecutor(HITTERS + 1, multiprocessing.get_context("fork")) as pool:
-        removed = pool.submit(_sweep_for_a_while, any_root, now)
-        histories = [pool.submit(_hit_for_a_while, any_root, text, now) for _ in range(HITTERS)]
-        together = History()
-        for history in histories:
-            together.admitted += history.result(600).admitted
-            together.denied += history.result().denied
-    assert removed.result()
-    judge_s1(only(text), together)
-    judge_l1(only(text), together)
+@pytest.mark.parametrize("text", TEXTS)
+def test_s1_and_l1_hold_while_a_sweeper_removes_what_is_idle(any_root: str, text: str) -> None:
+    """They hold exactly, although the directory is removed and comes back all the time."""
+    history = Play(any_root, text).record(Play.move_together)
+    judge_s1(only(text), history)
+    judge_l1(only(text), history)
+
+
+@pytest.mark.one_python
+@pytest.mark.parametrize("text", TEXTS)
+def test_s1_holds_whatever_stalls_while_it_is_swept(
+    any_root: str, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Without GRACE, a hit that has looked may claim a slot of a directory that is being removed."""
+    monkeypatch.setattr(sweeping, "GRACE", 0)
+    judge_s1(only(text), Play(any_root, text).record(Play.move_alone))
+
+
+def _judge_again_and_again(root: str, law: Callable[[Limit, History], None]) -> None:
+    """Whether the processes meet at the right moment is chance, but in one of these they do."""
+    for _ in range(30):
+        law(only("10/second"), Play(root, "10/second").record(Play.move_together))
+
+
+@pytest.mark.one_python
+@pytest.mark.parametrize(
+    ("sabotaged", "instead", "law"),
+    [
+        ("decision.View.add", claim_any, judge_l1),
+        ("sweep._remove", remove_at_once, judge_s1),
+        ("sweep.clear", clear_all, judge_l1),
+    ],
+)
+def test_a_broken_sweep_breaks_the_laws(
+    root: str,
+    monkeypatch: pytest.MonkeyPatch,
+    sabotaged: str,
+    instead: object,
+    law: Callable[[Limit, History], None],
+) -> None:
+    monkeypatch.setattr(f"limiter.core.{sabotaged}", instead)
+    with pytest.raises(AssertionError):
+        _judge_again_and_again(root, law)

@@ -41,17 +41,18 @@ def test_root_tests_as_the_owner(root: str) -> None:
 def test_live_applications_are_not_disturbed(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """S1 and L1 hold for them during the checks, and they are unchanged afterwards."""
     monkeypatch.setattr(Store, "rename", Store.rename)  # the recorder replaces it
+    monkeypatch.setattr("limiter.core.limiter.NEWCOMERS", "")  # and would record their renames, too
     recorder = Recorder(root, "10/second")
     assert Limiter(root, "5/day").hit("quiet")
-    quiet = os.listdir(f"{root}/quiet/5-per-86400s")
+    quiet = os.listdir(f"{root}/quiet@5-per-86400s")
     examination = start(root)
     while examination.poll() is None or not recorder.history.denied:
         recorder.hit("acme")
     assert end(examination)[0] == 0
     judge_s1(only("10/second"), recorder.history)
     judge_l1(only("10/second"), recorder.history)
-    assert sorted(os.listdir(root)) == ["acme", "quiet"]
-    assert os.listdir(f"{root}/quiet/5-per-86400s") == quiet
+    assert sorted(os.listdir(root)) == ["acme@10-per-1s", "quiet@5-per-86400s"]
+    assert os.listdir(f"{root}/quiet@5-per-86400s") == quiet
 
 
 @pytest.mark.parametrize(

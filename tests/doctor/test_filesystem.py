@@ -104,9 +104,10 @@ def volume(counts: tuple[int, int, int, int], options: dict[str, str]) -> str:
 
 
 TWO, THREE, ARBITER = (2, 2, 0, 0), (3, 3, 0, 0), (3, 3, 1, 0)
-GOOD = {"replicas": "PASS", "quorum": "PASS", "ping-timeout": "WARN"}
+GOOD = {"replicas": "PASS", "quorum": "PASS", "old names": "WARN", "ping-timeout": "WARN"}
 BAD_QUORUM = {**GOOD, "quorum": "FAIL"}
 KIND, COUNT, PING = "cluster.quorum-type", "cluster.quorum-count", "network.ping-timeout"
+ANONYMOUS = "cluster.use-anonymous-inode"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,8 @@ KIND, COUNT, PING = "cluster.quorum-type", "cluster.quorum-count", "network.ping
         (THREE, {KIND: "fixed", COUNT: "3"}, GOOD),
         (THREE, {PING: "10"}, {**GOOD, "ping-timeout": "PASS"}),
         (THREE, {PING: "11"}, GOOD),
+        (THREE, {ANONYMOUS: "off"}, {**GOOD, "old names": "PASS"}),
+        (THREE, {ANONYMOUS: "on"}, GOOD),
         (THREE, {"performance.parallel-readdir": "on"}, {**GOOD, "parallel-readdir": "WARN"}),
         (TWO, {}, {**BAD_QUORUM, "replicas": "WARN"}),
         (TWO, {KIND: "auto"}, {**GOOD, "replicas": "WARN", "quorum": "WARN"}),
@@ -155,8 +158,8 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_gluster_describes_the_volume_of_a_mount(answer: Path) -> None:
-    answer.write_text(volume(THREE, {PING: "3"}))
-    assert [found[0] for found in check_gluster(GLUSTER)] == ["PASS"] * 3
+    answer.write_text(volume(THREE, {PING: "3", ANONYMOUS: "off"}))
+    assert [found[0] for found in check_gluster(GLUSTER)] == ["PASS"] * 4
     assert (answer.parent / "calls").read_text() == "--mode=script volume info three --xml\n"
 
 

@@ -119,6 +119,11 @@ class Door:
         self.answer_request(request)
 
 
+def clients(store: str) -> list[str]:
+    """Return the app_ids that have a directory in the store, sorted."""
+    return sorted({name.partition("@")[0] for name in os.listdir(store) if name[0] != "."})
+
+
 # How each door gets a request.
 
 

@@ -206,7 +206,7 @@ def test_all_doors_together_keep_to_the_second(installed: Path) -> None:
 
 
 def test_a_store_that_fails_gives_500_until_it_is_back(installed: Path) -> None:
-    """Each failure meets an unknown application: a full disk has room for a known one."""
+    """Each failure meets an unknown application.  A full disk has no room for it: that is a 429."""
     with small_disk() as disk:
         root = own_store(disk.path)
         away = root.with_name("away")
@@ -220,14 +220,17 @@ def test_a_store_that_fails_gives_500_until_it_is_back(installed: Path) -> None:
             for name, (fail, repair) in failures.items():
                 fail()
                 for door in DOORS:
-                    assert_answer(server.ask(url(door, f"unknown-{name}")), 500)
+                    reply = server.ask(url(door, f"unknown-{name}"))
+                    assert_answer(reply, 429 if name == "full" else 500)
+                    assert reply.headers.get("Retry-After") == ("60" if name == "full" else None)
                 repair()
                 for door in DOORS:
                     reply = server.ask(url(door, f"known-{name}"))
                     assert_through(door, reply)
                     assert "RateLimit" in reply.headers
     lines = [line for line in server.log.splitlines() if "limiter: StoreError: " in line]
-    assert len(lines) == len(failures) * len(DOORS)
+    assert len(lines) == (len(failures) - 1) * len(DOORS)
+    assert server.log.count(f"limiter: {root}: new clients are refused (429): few inodes") == len(DOORS)
 
 
 def ask_until_counted(server: Server) -> None:

@@ -9,7 +9,10 @@ import pytest
 
 from limiter import Limiter
 from limiter.request.register import put
-from tests.doors.doors import DOORS, THROUGH, Answer, Door
+from tests.conftest import NOBODY
+from tests.disks import small_disk
+from tests.doors.doors import DOORS, THROUGH, Answer, Door, clients
+from tests.places import new_root
 
 REASONS = {
     "401": "Unauthorized",
@@ -87,7 +90,7 @@ def test_admits_up_to_the_limit_and_denies_after_it(door: Door, store: str) -> N
     full = {"ratelimit": f'"2-per-3600s";r=0;t={wait}', "retry-after": wait}
     check(door, third, "429", {**POLICY, **full})
     assert first.log == second.log == third.log == []
-    assert sorted(os.listdir(store)) == ["acme", "emca"]
+    assert clients(store) == ["acme", "emca"]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,7 @@ def test_admits_up_to_the_limit_and_denies_after_it(door: Door, store: str) -> N
     [
         ("5/minute fixed", '"5-per-60s-fixed";q=5;w=60'),
         ("5/second burst 21", '"5-per-1s-burst-21";q=21;w=5'),
+        ("login=5/minute;5/minute", '"login";q=5;w=60, "5-per-60s";q=5;w=60'),
         ("2/hour;9 per 2 days", '"2-per-3600s";q=2;w=3600, "9-per-172800s";q=9;w=172800'),
         ("", '"10-per-1s";q=10;w=1'),
     ],
@@ -174,7 +178,7 @@ def test_a_missing_bad_or_second_app_id_gets_401(door: Door, store: str, query: 
 )
 def test_an_app_id_counts_as_it_decodes(door: Door, store: str, query: str) -> None:
     assert statuses(door, settings_of(store), query) == ["200"]
-    assert os.listdir(store) == ["acme"]
+    assert clients(store) == ["acme"]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +195,7 @@ def test_the_key_can_be_a_header(door: Door, store: str, value: str, stored: str
     settings = settings_of(store, LIMIT="1/hour", KEY="header:X-Api-Key")
     sent = [door.send(settings, fields={"X-Api-Key": value} if value else {}).status for _ in range(2)]
     assert sent == (["200", "429"] if stored else ["401", "401"])
-    names = os.listdir(store)
+    names = clients(store)
     assert len(names) == (stored is not None)
     assert all(name.startswith(stored or "") for name in names)
 
@@ -243,6 +247,78 @@ def test_a_bad_entry_of_the_register_is_named(door: Door, store: str, apps: str)
     check_one_line(answer, f"ValueError: {apps}/.default: limit '10/fortnight': expected a unit")
 
 
+# New clients
+
+
+@pytest.mark.parametrize("on_error", ["deny", "admit"])
+def test_new_clients_beyond_the_bound_are_refused_and_known_ones_are_not(
+    door: Door, store: str, on_error: str
+) -> None:
+    """One line is logged in a minute."""
+    settings = settings_of(store, NEWCOMERS="1/hour", ON_ERROR=on_error)
+    assert statuses(door, settings, "app_id=acme") == ["200"]
+    first, second = [door.send(settings, f"app_id={app}") for app in ("first", "second")]
+    wait = first.fields["retry-after"]
+    assert 3000 < int(wait) <= 3600
+    full = {"ratelimit": f'"2-per-3600s";r=0;t={wait}', "retry-after": wait}
+    check(door, first, "429", {**POLICY, **full})
+    check_one_line(first, f"{store}: new clients are refused (429): LIMITER_NEWCOMERS is 1/hour")
+    assert (second.status, second.log) == ("429", [])
+    assert statuses(door, settings, "app_id=acme", "app_id=acme") == ["200", "429"]
+    assert clients(store) == ["acme"]
+
+
+def test_a_new_client_that_is_refused_for_each_of_its_limits_is_one_line(door: Door, store: str) -> None:
+    settings = settings_of(store, LIMIT="2/hour;9/day", NEWCOMERS="2/hour")
+    assert statuses(door, settings, "app_id=acme") == ["200"]
+    answer = door.send(settings, "app_id=other")
+    assert answer.status == "429"
+    check_one_line(answer, f"{store}: new clients are refused (429): LIMITER_NEWCOMERS is 2/hour")
+
+
+def test_a_client_that_the_register_names_is_no_new_one(door: Door, store: str, apps: str) -> None:
+    put(apps, "acme", "1/hour")
+    put(apps, ".default", "1/hour")
+    settings = settings_of(store, APPS=apps, NEWCOMERS="0/second")
+    assert statuses(door, settings, "app_id=acme", "app_id=acme") == ["200", "429"]
+    assert door.send(settings, "app_id=other").status == "429"
+    assert clients(store) == ["acme"]
+
+
+def test_without_a_bound_new_clients_are_not_counted(door: Door, store: str) -> None:
+    assert statuses(door, settings_of(store, NEWCOMERS="unlimited"), "app_id=acme") == ["200"]
+    assert os.listdir(store) == ["acme@2-per-3600s"]
+
+
+def test_shadow_mode_admits_a_new_client_that_would_be_refused(door: Door, store: str) -> None:
+    answer = door.send(settings_of(store, NEWCOMERS="0/second", MODE="shadow"))
+    check(door, answer, "200", {})
+    assert len(answer.log) == 2
+    assert "new clients are refused (429)" in answer.log[0]
+    assert answer.log[1] == "limiter: shadow: acme would have got 429 Too Many Requests"
+
+
+@pytest.mark.parametrize("on_error", ["deny", "admit"])
+def test_without_a_free_inode_new_clients_are_refused_and_known_ones_are_not(
+    door: Door, on_error: str
+) -> None:
+    """Not even the lines can be counted, so each refusal has one."""
+    with small_disk() as disk:
+        store = str(new_root(str(disk.path)))
+        os.chown(store, NOBODY, NOBODY)
+        settings = settings_of(store, ON_ERROR=on_error)
+        assert statuses(door, settings, "app_id=acme") == ["200"]
+        disk.fill()
+        for app in ("first", "second"):
+            answer = door.send(settings, f"app_id={app}")
+            full = {"ratelimit": '"2-per-3600s";r=0;t=60', "retry-after": "60"}
+            check(door, answer, "429", {**POLICY, **full})
+            check_one_line(
+                answer, f"{store}: new clients are refused (429): few inodes or bytes are free"
+            )
+        assert statuses(door, settings, "app_id=acme", "app_id=acme") == ["200", "429"]
+
+
 # Modes
 
 
@@ -285,6 +361,7 @@ MISTAKES = [
     ("MODE", "on", "LIMITER_MODE='on'"),
     ("TIMEOUT", "-1", "LIMITER_TIMEOUT='-1': expected seconds"),
     ("NODES", "0", "LIMITER_NODES='0'"),
+    ("NEWCOMERS", "many", "LIMITER_NEWCOMERS: limit 'many': expected a number of hits at character 1"),
     ("APPS", "apps", "LIMITER_APPS='apps'"),
     ("KEY", "header:X_Api_Key", "key 'header:X_Api_Key'"),
 ]
@@ -371,12 +448,16 @@ def users_door(request: pytest.FixtureRequest) -> Door:
 
 
 def test_the_default_store_is_the_users_own(users_door: Door, tmp_path: Path) -> None:
+    """If it is made in a directory for temporary files, the log gets a note."""
     settings = {**settings_of(""), "TMPDIR": str(tmp_path)}
-    assert statuses(users_door, settings, "app_id=acme") == ["200"]
+    answer = users_door.send(settings)
+    assert answer.status == "200"
     (store,) = tmp_path.iterdir()
+    check_one_line(answer, f"The store is {store}, where cleaners of temporary files may remove it")
     assert store.name == f"limiter-{os.geteuid()}"
     assert store.stat().st_mode & 0o7777 == 0o700
-    assert os.listdir(store) == ["acme"]
+    assert clients(str(store)) == ["acme"]
+    assert statuses(users_door, settings, "app_id=acme", "app_id=acme") == ["200", "429"]
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def test_a_script_that_fails_calls_its_exit_functions(place: Path) -> None:
 @pytest.mark.parametrize("page", ['print("Content-Type: text/plain")', PAGE])
 def test_an_unresponsive_store_does_not_cost_the_answer(place: Path, order: str, page: str) -> None:
     """In either order.  Standard output is then closed early, but after the answer is sent."""
-    time_out = "from limiter.request import deadline\ndeadline._give_up(2.0)\n"
+    time_out = "from limiter.request import script_deadline as deadline\ndeadline._give_up(2.0)\n"
     (place / "sitecustomize.py").write_text(time_out if order == "time-out first" else "")
     ended = run(place, time_out + page if order == "install first" else page)
     assert ended.code == 0

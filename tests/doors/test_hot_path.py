@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.in_process import MEMORY, Player, calls_of_first_hit, instructions
-from limiter.core.limit import SEGMENT
 from limiter.core.limiter import Limiter
 from tests.places import PYTHON, temporary
 
@@ -22,14 +21,14 @@ pytestmark = pytest.mark.one_python
 DO_NOTHING = [PYTHON, "-I", "-S", "-c", "pass"]
 MODULES = {
     *("limiter", "limiter.cgi", "limiter.report.problems"),
-    *(f"limiter.core.{name}" for name in ("hit", "limit", "notation", "store")),
+    *(f"limiter.core.{name}" for name in ("decision", "hit", "limit", "notation", "store")),
     *(f"limiter.request.{name}" for name in ("deadline", "gate", "key", "response", "settings")),
 }
 BUILT_IN = {"gc", "marshal", "posix", "sys", "time"}
 """Parts of the interpreter that every version has loaded by then, or can load at no cost."""
 
-INSTRUCTIONS_MOST = 0.92
-"""Promised: 1.00.  Measured: 0.910 to 0.917 with Python 3.11, the same from run to run within 0.0015.
+INSTRUCTIONS_MOST = 0.925
+"""Promised: 1.00.  Measured: 0.917 to 0.922 with Python 3.11.
 
 The difference leaves room for a function more, but not for ``import os`` (0.3 more), and not
 for a module that the import system has to search for.
@@ -109,10 +108,10 @@ def test_a_request_costs_less_than_an_interpreter_that_does_nothing(check: Reque
     assert ratio <= INSTRUCTIONS_MOST
 
 
-def test_the_first_hit_of_a_large_limit_costs_what_that_of_64_costs() -> None:
-    """A light user of 1000/hour gets one directory with 64 slots, by the same calls."""
+def test_the_first_hit_of_a_large_limit_costs_what_that_of_16_costs() -> None:
+    """A light user of 1000/hour gets one directory with one file under 16 names, by the same calls."""
     with temporary(MEMORY) as root, temporary(MEMORY) as other_root:
-        small = calls_of_first_hit(Player(root, "64/hour", remembers=False))
+        small = calls_of_first_hit(Player(root, "16/hour", remembers=False))
         large = calls_of_first_hit(Player(other_root, "1000/hour", remembers=False))
     assert small == large
-    assert small["open"] == SEGMENT
+    assert (small["mkdir"], small["open"], small["link"]) == (1, 1, 15)

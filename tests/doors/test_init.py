@@ -8,7 +8,7 @@ import pkgutil
 import pytest
 
 import limiter
-import limiter.core.hit
+import limiter.core.decision
 import limiter.core.limiter
 import limiter.core.store
 
@@ -20,9 +20,9 @@ def test_a_program_can_import_all_from_one_place() -> None:
     exec("from limiter import *", names)
     del names["__builtins__"]
     assert names == {
-        "Decision": limiter.core.hit.Decision,
+        "Decision": limiter.core.decision.Decision,
         "Limiter": limiter.core.limiter.Limiter,
-        "Quota": limiter.core.hit.Quota,
+        "Quota": limiter.core.decision.Quota,
         "StoreError": limiter.core.store.StoreError,
     }
 

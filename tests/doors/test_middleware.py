@@ -5,15 +5,17 @@ tests/doors/test_contract.py has what they share with the other doors.
 
 from __future__ import annotations
 
-import os
 import posix
+import shutil
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from limiter import Limiter
+from tests.doors.doors import clients
 from tests.doors.frameworks import ASGI, NOTHING, WSGI, client_of
 from tests.waiting import stand_still
 
@@ -160,7 +162,7 @@ def test_a_function_can_return_who_asks(
     assert statuses(client, 2, "/") == [200, 429]
     users["/"] = None
     assert statuses(client, 1, "/") == [401]
-    assert len(os.listdir(root)) == 1
+    assert len(clients(root)) == 1
     check_own(client.get("/missing"), 500, "Internal Server Error")
     check_one_line(capfd, "KeyError: '/missing'")
 
@@ -169,6 +171,22 @@ def test_a_function_can_return_who_asks(
 def test_a_bad_key_is_refused_at_once(door: str) -> None:
     with pytest.raises(ValueError, match="header:"):
         client_of(door, key="header:")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_default_store_that_was_removed_is_made_again(
+    door: str, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The client that it knew begins anew; nobody gets an error."""
+    monkeypatch.setenv("LIMITER_ROOT", "")
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setenv("LIMITER_LIMIT", "2/day")
+    client = client_of(door)
+    for _ in range(2):
+        assert statuses(client, 1) == [200]
+        check_one_line(capfd, "The store is ")
+        (store,) = place.iterdir()
+        shutil.rmtree(store)
 
 
 @pytest.mark.parametrize("door", DOORS)

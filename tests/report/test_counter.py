@@ -9,7 +9,10 @@ from multiprocessing import get_context
 import pytest
 
 from limiter import StoreError
+from limiter.core.store import Store
+from limiter.core.sweep import sweep_store
 from limiter.report.counter import add, read, take
+from tests.limiting import LATER
 
 
 def add_many(root: str, number: int) -> int:
@@ -39,7 +42,13 @@ def test_nothing_is_lost_between_processes_that_add_and_take(root: str) -> None:
         works = [(add_many, 1000)] * 6 + [(take_many, 500)] * 2
         taken = sum(it.result() for it in [processes.submit(work, root, times) for work, times in works])
     assert taken + read(root, "acme") == 6000
-    assert len(os.listdir(f"{root}/.counters/acme")) == 1
+    assert len(os.listdir(f"{root}/.counter-acme")) == 1
+
+
+def test_a_sweep_leaves_what_is_counted(root: str) -> None:
+    add(root, "acme", 3)
+    sweep_store(Store(root), 0, lambda: LATER)
+    assert read(root, "acme") == 3
 
 
 def test_a_missing_store_is_an_error(root: str) -> None:
@@ -48,6 +57,6 @@ def test_a_missing_store_is_an_error(root: str) -> None:
 
 
 def test_a_directory_with_other_files_is_an_error(root: str) -> None:
-    os.makedirs(f"{root}/.counters/acme/x")
+    os.makedirs(f"{root}/.counter-acme/x")
     with pytest.raises(StoreError, match="counter cannot be changed"):
         take(root, "acme", 1)

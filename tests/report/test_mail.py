@@ -53,12 +53,12 @@ def text_of(box: Mailbox, number: int) -> str:
 
 
 def make_old(place: Path) -> None:
-    for slot in place.glob("limiter-*/mail-*/1-per-60s/*"):
+    for slot in place.glob("limiter-*/mail-*@1-per-60s/*"):
         slot.rename(slot.with_name(f"{int(slot.name[:10]) - 60}{slot.name[10:]}"))
 
 
 def counters(place: Path) -> list[int]:
-    return [int(it.name) for it in place.glob("limiter-*/.counters/mail-*/*")]
+    return [int(it.name) for it in place.glob("limiter-*/.counter-mail-*/*")]
 
 
 def program(place: Path, text: str) -> str:

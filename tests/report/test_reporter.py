@@ -180,11 +180,11 @@ def test_no_door_reports_an_app_id_that_may_be_a_key(
     place: Path, root: str, door_settings: dict[str, str], door: str
 ) -> None:
     """It is not even in a path of the store."""
-    Path(root, "sk-live-1").touch()
+    Path(root, "sk-live-1@10-per-1s").touch()
     answer = DOORS[door].send({**door_settings, "LIMITER_KEY": "api_key"}, "api_key=sk-live-1")
     assert answer.status == "500"
     (line,) = entries(place)
-    assert line["reason"].endswith(f"Not a directory: '{root}/***/10-per-1s')")
+    assert line["reason"].endswith(f"Not a directory: '{root}/***@10-per-1s')")
     assert "sk-live" not in json.dumps(line)
 
 
@@ -230,10 +230,15 @@ def test_a_cgi_door_answers_first_and_reports_even_after_sigterm(
 
 
 @pytest.mark.parametrize(
-    ("limit", "status"), [("10/hour", "500 Internal Server Error"), ("0/hour", "429 Too Many Requests")]
+    ("limit", "on_error", "answer"),
+    [
+        ("10/hour", "deny", "500 Internal Server Error"),
+        ("10/hour", "admit", "[b'through']"),
+        ("0/hour", "deny", "429 Too Many Requests"),
+    ],
 )
 def test_a_long_running_door_decides_and_reports_without_a_free_descriptor(
-    place: Path, root: str, limit: str, status: str
+    place: Path, root: str, limit: str, on_error: str, answer: str
 ) -> None:
     """If the usual report needs more, it is written by code that loads nothing."""
     code = (
@@ -246,6 +251,7 @@ def test_a_long_running_door_decides_and_reports_without_a_free_descriptor(
     environ = clean_environ(
         LIMITER_ROOT=root,
         LIMITER_LIMIT=limit,
+        LIMITER_ON_ERROR=on_error,
         LIMITER_LOG=f"{place}/log",
         LIMITER_LOG_LEVEL="warning",
         LIMITER_TIMEOUT="600",
@@ -253,6 +259,6 @@ def test_a_long_running_door_decides_and_reports_without_a_free_descriptor(
     ended = subprocess.run(
         [PYTHON, "-c", code], cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=True
     )
-    assert ended.stdout.startswith(status)
+    assert ended.stdout.startswith(answer)
     assert len(ended.stderr.splitlines()) == 1
     assert ended.stderr.startswith("limiter: ")

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from limiter.request.deadline import call_within, is_stuck
+from limiter.request.script_deadline import call_within, is_stuck
 from tests.request.scripts import run
 
 
@@ -23,7 +23,7 @@ def test_a_call_in_time_returns_or_raises_what_the_function_does() -> None:
 
 UNRESPONSIVE = """\
 import threading, time
-from limiter.request import deadline
+from limiter.request import script_deadline as deadline
 from limiter.core.store import StoreError
 begin = time.monotonic()
 try:

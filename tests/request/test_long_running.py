@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from limiter import Limiter
 from limiter.report.problems import describe
+from limiter.request.default_store import VARIABLES
 from limiter.request.long_running import Gates, LongRunningGate
 from limiter.request.register import put
 from limiter.request.response import INTERNAL_SERVER_ERROR, OK, TOO_MANY_REQUESTS, UNAUTHORIZED
@@ -124,6 +126,61 @@ def test_every_failed_request_is_logged(root: str, on_error: str, status: str) -
     assert [describe(it).split(":")[0] for it in log if isinstance(it, Exception)] == 2 * ["StoreError"]
 
 
+# The default store
+
+
+def test_a_default_store_that_was_removed_is_made_again_elsewhere_if_need_be(place: Path) -> None:
+    """The log gets a note when it is made in a directory for temporary files."""
+    log: list[object] = []
+    state, temporary = place / "state", place / "tmp"
+    temporary.mkdir()
+    environ: dict[str, str | Path] = {
+        "XDG_STATE_HOME": state,
+        "HOME": place,
+        "TMPDIR": temporary,
+        "LIMITER_LIMIT": "1/day",
+    }
+    gate = LongRunningGate({name.encode(): os.fsencode(it) for name, it in environ.items()})
+
+    def answer(app_id: str) -> str:
+        return gate.verdict(lambda: app_id, log.append)[0]
+
+    assert answer("acme") == OK
+    shutil.rmtree(state)
+    assert [answer("acme"), answer("acme")] == [OK, TOO_MANY_REQUESTS]
+    assert (os.listdir(state), log) == (["access-limiter"], [])
+    shutil.rmtree(state)
+    state.symlink_to("nowhere")
+    assert [answer("emca"), answer("emca")] == [OK, TOO_MANY_REQUESTS]
+    (store,) = temporary.iterdir()
+    assert log == [
+        f"The store is {store}, where cleaners of temporary files may remove it (set LIMITER_ROOT)"
+    ]
+
+
+def test_a_default_store_that_cannot_be_made_again_is_an_error(place: Path) -> None:
+    log: list[object] = []
+    gate = LongRunningGate({b"TMPDIR": os.fsencode(place)})
+    assert gate.verdict(lambda: "acme", log.append)[0] == OK
+    (store,) = place.iterdir()
+    shutil.rmtree(store)
+    store.symlink_to("nowhere")
+    assert gate.verdict(lambda: "acme", log.append)[0] == INTERNAL_SERVER_ERROR
+    assert "it is not trusted" in str(log[-1])
+
+
+def test_a_store_of_the_settings_is_never_made(root: str) -> None:
+    gate = gate_of(root)
+    assert statuses(gate, 1) == [OK]
+    shutil.rmtree(root)
+    try:
+        log: list[object] = []
+        assert gate.verdict(lambda: "acme", log.append)[0] == INTERNAL_SERVER_ERROR
+        assert "The store does not exist" in str(log)
+    finally:
+        os.mkdir(root)
+
+
 # A gate for each set of settings
 
 
@@ -138,7 +195,7 @@ def test_a_gate_is_kept_as_long_as_the_settings_are_the_same(monkeypatch: pytest
     assert gates.choose({}) is first
 
 
-@pytest.mark.parametrize("name", [*REQUEST, "TMPDIR"])
+@pytest.mark.parametrize("name", [*REQUEST, *VARIABLES])
 def test_every_setting_chooses_a_gate(name: str) -> None:
     values = {"KEY": "id", "MODE": "off", "NODES": "7", "ON_ERROR": "admit", "TIMEOUT": "7"}
     gates = Gates(None, None)
@@ -166,7 +223,7 @@ def test_the_variables_of_wsgi_are_bytes_as_latin_1(
     assert statuses(gates.choose({"LIMITER_ROOT": given.decode("latin-1")}), 1) == [OK]
     monkeypatch.setitem(os.environb, b"LIMITER_ROOT", given)
     assert statuses(gates.choose({}), 1, "other") == [OK]
-    assert sorted(os.listdir(store)) == ["acme", "other"]
+    assert {"acme@10-per-1s", "other@10-per-1s"} < {*os.listdir(store)}
 
 
 def test_settings_may_change_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from limiter.request.node_share import share
         ("5/second burst 2", 3, "5 per 3 seconds burst 1"),
         ("100/minute;1000/hour", 3, "33 per 60 seconds;333 per 3600 seconds"),
         ("10/second;11/second", 3, "3 per 1 seconds"),
+        ("login=10/second;11/second", 3, "login=3 per 1 seconds;3 per 1 seconds"),
     ],
 )
 def test_a_share_of_each_kind(text: str, nodes: int, expected: str) -> None:

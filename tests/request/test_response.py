@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter.core.hit import Decision, View
+from limiter.core.decision import Decision, View
 from limiter.core.limit import SECOND
 from limiter.core.notation import parse
 from limiter.request.response import TOO_MANY_REQUESTS, answer, standings
@@ -21,7 +21,7 @@ def decide(text: str, used: int, following: int, retry_after: float = 0.0) -> De
     """Return a decision: each limit has counted ``used`` hits, the first of them until ``following``."""
     views = []
     for limit in parse(text):
-        view = View(limit, {})
+        view = View(limit, {}, {})
         view.now, view.used, view.next = NOW, used, following
         views.append(view)
     return Decision(not retry_after, retry_after, views, NOW, 0)
@@ -41,6 +41,12 @@ def test_every_byte_of_an_answer() -> None:
     )
     assert answer(TOO_MANY_REQUESTS, decision, True) == head
     assert answer(TOO_MANY_REQUESTS, decision, False) == head + b'{"message": "Too Many Requests"}'
+
+
+def test_a_policy_is_called_by_the_name_that_its_limit_has() -> None:
+    found = dict(standings(decide("login=5/minute;100/hour", 1, SECOND)))
+    assert found["RateLimit-Policy"] == '"login";q=5;w=60, "100-per-3600s";q=100;w=3600'
+    assert found["RateLimit"] == '"login";r=4;t=1, "100-per-3600s";r=99;t=1'
 
 
 DAYS = 3660 * 86400

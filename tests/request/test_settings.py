@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from limiter.apache.guard import GUARD
+from limiter.core.newcomers import check as check_newcomers
 from limiter.core.store import StoreError
-from limiter.request.settings import GUARD, REPORT, REQUEST, Settings
+from limiter.report.settings import REPORT
+from limiter.request.settings import REQUEST, Settings
 from limiter.tools.cli import main
 from tests.places import REPOSITORY
 
@@ -26,6 +29,8 @@ VALUES: list[tuple[str, bytes, object]] = [
     ("LIMITER_ROOT", "/\u00e9".encode(), ("/\u00e9",)),
     ("LIMITER_ROOT", b"/\xff\xfe", ("/\udcff\udcfe",)),
     ("LIMITER_ROOT", b"/mnt/a:/mnt/b", ("/mnt/a", "/mnt/b")),
+    *[("LIMITER_NEWCOMERS", it.encode(), it) for it in ("7/second;9/hour fixed", "many", "Unlimited")],
+    ("LIMITER_NEWCOMERS", b"unlimited", ""),
     *[("LIMITER_NODES", text, int(text)) for text in (b"3", b"99999999")],
     ("LIMITER_APPS", b"/etc/apps", "/etc/apps"),
     ("LIMITER_KEY", b"env:REMOTE_ADDR", "env:REMOTE_ADDR"),
@@ -141,14 +146,6 @@ def test_one_store_is_used_as_it_is_set(tmp_path: Path) -> None:
     assert os.fsencode(settings.store("acme")) == b"/\xff\xfe"
 
 
-@pytest.mark.parametrize("environ", [{}, {b"TMPDIR": b""}])
-def test_the_default_store_is_in_tmp(
-    monkeypatch: pytest.MonkeyPatch, environ: dict[bytes, bytes]
-) -> None:
-    monkeypatch.setattr("limiter.core.furnish.default_root", lambda temporary: f"{temporary}/store")
-    assert Settings(environ).store("acme") == "/tmp/store"
-
-
 def test_a_default_store_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as error:
         Settings({b"TMPDIR": os.fsencode(tmp_path / "missing")}).store("acme")
@@ -160,6 +157,22 @@ def test_a_default_store_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 )
 def test_a_node_has_its_share(text: bytes, limits: str) -> None:
     assert Settings({b"LIMITER_NODES": text}).share("10/hour") == limits
+
+
+# The bound for new clients
+
+
+@pytest.mark.parametrize("text", [b"", b"unlimited", b"0/second", b"7/second;9/hour burst 2"])
+def test_a_bound_for_new_clients_is_in_the_notation_of_limits(text: bytes) -> None:
+    check_newcomers(Settings({b"LIMITER_NEWCOMERS": text}).newcomers)
+
+
+@pytest.mark.parametrize("text", [b"many", b"Unlimited", b"-1/second", b"1/fortnight\n", b"9" * 5000])
+def test_a_bad_bound_for_new_clients_is_named(text: bytes) -> None:
+    settings = Settings({b"LIMITER_NEWCOMERS": text})
+    with pytest.raises(ValueError, match=r"^LIMITER_NEWCOMERS: limit '.*': expected ") as error:
+        check_newcomers(settings.newcomers)
+    assert len(str(error.value)) < 400
 
 
 # The one table feeds everything

@@ -121,7 +121,7 @@ def test_hit_by_root_acts_as_the_owner_of_the_store(run: Run, store: str) -> Non
     """Otherwise the owner could not rename what root has made."""
     expect(run("hit", "acme"), 0, "acme: allowed", "  10-per-1s: 1 of 10 used, .*")
     made = list(Path(store).rglob("*"))
-    assert len(made) == 12
+    assert len(made) == 11
     assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(NOBODY, NOBODY)}
 
 
@@ -185,7 +185,14 @@ def test_the_version_is_that_of_the_package(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["", "hit", "hit acme emca", "flush", "serve --port 65536", "serve --port \u0661"]
+    "arguments",
+    [
+        *("", "hit", "hit acme emca", "flush", "serve --port 65536", "serve --port \u0661"),
+        *(
+            f"sweep --idle {time}"
+            for time in ("-1", "1.5h", "m", "10x", "1h30m", "\u0661h", "123456789")
+        ),
+    ],
 )
 def test_bad_arguments_print_the_usage(run: Run, root: str, arguments: str) -> None:
     ended = run(*arguments.split())
@@ -266,10 +273,90 @@ def test_a_value_of_the_key_stands_for_its_app_id(run: Run, root: str, place: Pa
     command("apps", "set", app, "7/hour")
     assert command("apps", "list") == f"{app_id}\t7/hour\n"
     assert command("hit", app).startswith(f"{app_id}: allowed\n  7-per-3600s: 1 of 7 used")
-    assert os.listdir(root) == [app_id]
+    assert os.listdir(root) == [f"{app_id}@7-per-3600s"]
+
+
+# A changed entry
+
+
+def remaining(register: Run, app: str = "acme") -> int:
+    """Return how many more hits are allowed, by hitting."""
+    return next(left for left in range(100) if register("hit", app).returncode == 1)
+
+
+def test_a_change_of_limits_gives_nobody_more(register: Run) -> None:
+    """What the old limit still shows counts in the new one."""
+    register("apps", "set", "acme", "5/day")
+    for _ in range(5):
+        register("hit", "acme")
+    for limits, left in [("6/day", 1), ("2/day", 0), ("8/day burst 8", 6), ("9/day fixed", 1)]:
+        expect(register("apps", "set", "acme", limits), 0)
+        assert remaining(register) == left
+
+
+def test_an_app_id_keeps_its_hits_when_it_joins_or_leaves_the_register(register: Run) -> None:
+    register("apps", "set", ".default", "5/day")
+    register("hit", "acme")
+    register("apps", "set", "acme", "9/day")
+    for _ in range(3):
+        register("hit", "acme")
+    expect(register("apps", "remove", "acme"), 0)
+    assert remaining(register) == 1
+
+
+def test_a_changed_default_carries_the_hits_of_all_that_have_no_entry(register: Run) -> None:
+    register("apps", "set", ".default", "3/day")
+    register("apps", "set", "named", "3/day")
+    for app in ("acme", "emca", "emca", "named"):
+        register("hit", app)
+    register("apps", "set", ".default", "4/day")
+    assert [remaining(register, app) for app in ("acme", "emca", "named")] == [3, 2, 2]
+
+
+@pytest.mark.parametrize(("before", "after"), [("unlimited", "2/day"), ("10/fortnight", "2/day")])
+def test_where_nothing_was_counted_nothing_is_carried(
+    register: Run, root: str, place: Path, before: str, after: str
+) -> None:
+    """A bad entry, too, can be replaced."""
+    (place / "acme").symlink_to(before)
+    expect(register("apps", "set", "acme", after), 0)
+    assert (os.readlink(place / "acme"), os.listdir(root)) == (after, [])
+
+
+def test_a_store_that_fails_does_not_prevent_a_change(run: Run, place: Path) -> None:
+    """It may be a ban.  One line says what is not done."""
+    settings = {"LIMITER_APPS": str(place), "LIMITER_ROOT": "/missing/store"}
+    run("apps", "set", "acme", "9/day", **settings)
+    expect_failure(run("apps", "set", "acme", "3/day", **settings), "/missing/store", 0)
+    assert os.readlink(place / "acme") == "3/day"
 
 
 # The store as a whole
+
+
+def test_lost_slots_are_named_until_a_hit_makes_them_again(run: Run, root: str) -> None:
+    Limiter(root, "8/minute", newcomers="", clock=lambda: LONG_AGO).hit("acme")
+    directory = f"{root}/acme@8-per-60s"
+    for name in sorted(os.listdir(directory))[-2:]:
+        os.unlink(f"{directory}/{name}")
+    standing = r"  8-per-60s: {} of 8 used.*"
+    named = f"  {directory}: 2 slots are missing; hits make them again"
+    shown = run("show", "acme", LIMITER_LIMIT="8/minute")
+    expect(shown, 0, f"acme in {root}", standing.format(2), re.escape(named))
+    mended = run("hit", "acme", LIMITER_LIMIT="8/minute")
+    assert re.fullmatch(f"acme: allowed\n{standing.format(3)}\n", mended.stdout)
+    assert mended.stderr.startswith(f"limiter: {directory}: 2 of 8 slots were missing, ")
+    assert mended.stderr.count("\n") == 1
+    assert run("hit", "acme", LIMITER_LIMIT="8/minute").stderr == ""
+
+
+@pytest.mark.parametrize(("idle", "removed"), [("", 0), ("20m", 0), ("600", 1), ("600s", 1), ("10m", 1)])
+def test_the_idle_time_of_a_sweep_can_be_given(run: Run, root: str, idle: str, removed: int) -> None:
+    Limiter(root, "2/minute", newcomers="", clock=lambda: clock() - 900 * SECOND).hit("acme")
+    ended = run("sweep", *(["--idle", idle] if idle else []))
+    expect(
+        ended, 0, f"{root}: {removed} of 1 directories removed, 0 leftovers of dead processes removed"
+    )
 
 
 def test_doctor_tests_the_store_of_the_settings_or_a_named_one(
@@ -286,12 +373,12 @@ def test_doctor_tests_the_store_of_the_settings_or_a_named_one(
 def test_a_store_that_fails_does_not_stop_the_sweep_of_the_others(
     run: Run, root: str, order: int
 ) -> None:
-    Limiter(root, "2/hour", clock=lambda: LONG_AGO).hit("old")
-    Limiter(root, "2/hour").hit("new")
+    Limiter(root, "2/hour", newcomers="", clock=lambda: LONG_AGO).hit("old")
+    Limiter(root, "2/hour", newcomers="").hit("new")
     ended = run("sweep", LIMITER_ROOT=":".join(["/missing/store", root][::order]))
     assert ended.returncode == 2
-    assert ended.stdout.startswith(f"{root}: 1 of 2 applications removed, ")
+    assert ended.stdout.startswith(f"{root}: 1 of 2 directories removed, ")
     assert ended.stderr.count("\n") == 1
     assert "The store does not exist" in ended.stderr
     assert "/missing/store" in ended.stderr
-    assert os.listdir(root) == ["new"]
+    assert os.listdir(root) == ["new@2-per-3600s"]

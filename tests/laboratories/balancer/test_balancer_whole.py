@@ -43,7 +43,7 @@ def test_s1_and_l1_hold_through_the_loss_of_a_web_server_and_of_a_director(
             holder.kill()
             recording.wait_until_served()
             assert whole.holder() is other
-        slots = os.listdir(whole.machines[0].path(f"{STORE}/whole/10-per-1s"))
+        slots = os.listdir(whole.machines[0].path(f"{STORE}/whole@10-per-1s"))
     finally:
         server.start()
         if not holder.is_on:

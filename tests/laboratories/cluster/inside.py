@@ -12,12 +12,12 @@ import time
 
 sys.path.insert(0, sys.argv[2])
 
-from limiter.core.furnish import _arrive
+from limiter.core import furnish as furnishing
+from limiter.core import sweep as sweeping
 from limiter.core.hit import hit
 from limiter.core.limit import clock
 from limiter.core.notation import parse
 from limiter.core.store import Store, StoreError
-from limiter.core.sweep import sweep_store
 
 
 def request(check: str, history: str, offset: str, recorder: str, *apps: str) -> None:
@@ -116,20 +116,30 @@ def furnish(root: str, limit: str, apps: str) -> None:
 
 
 def arrive(root: str, limit: str, app: str) -> None:
-    """Furnish an application that may already exist; print whether this process has furnished it."""
-    print(_arrive(root, app, {it.directory(0): it.fresh(0) for it in parse(limit)}))
+    """Furnish an application as one who has found nothing; print whether this process has furnished it."""
+    vars(furnishing)["remove_empty"] = lambda _: True
+    (it,) = parse(limit)
+    print(furnishing.furnish(root, f"{app}@{it.directory(0)}", it.fresh(0, clock())))
 
 
-def sweep(root: str, idle: str, least: str) -> None:
-    """Sweep again and again all that was idle for so many seconds.
+def leave(root: str, limit: str, then: str, *apps: str) -> None:
+    """Leave applications whose last hit was at a time, in microseconds."""
+    (it,) = parse(limit)
+    for app in apps:
+        assert furnishing.furnish(root, f"{app}@{it.directory(0)}", it.fresh(0, int(then)))
 
-    Stop when standard input has ended and at least so many applications were removed.  Print each failure
-    of the store on a line, and last how many applications were removed.
+
+def sweep(root: str, idle: str, grace: str, least: str) -> None:
+    """Sweep again and again all that was idle for so many seconds, or its window and the grace.
+
+    Stop when standard input has ended and at least so many directories were removed.  Print each failure
+    of the store on a line, and last how many directories were removed.
     """
+    sweeping.GRACE = int(grace)
     removed = 0
     while removed < int(least) or not select.select([sys.stdin], [], [], 0)[0]:
         try:
-            removed += sweep_store(Store(root), float(idle)).removed
+            removed += sweeping.sweep_store(Store(root), float(idle)).removed
         except StoreError as error:
             print(error)
     print(removed)

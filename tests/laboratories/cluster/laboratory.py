@@ -150,6 +150,11 @@ def writes_to(machine: Machine, other: Machine) -> bool:
     return arrived
 
 
+def are_one_file(directory: Path) -> bool:
+    """Whether all files in a directory are links of one."""
+    return len({path.stat().st_ino for path in directory.iterdir()}) == 1
+
+
 def await_healed(cluster: Cluster) -> None:
     """Return when the healer is done, and nothing is left to repair or in split-brain."""
     first = cluster.machines[0]

@@ -3,7 +3,8 @@
 ``python3 -IS recorder.py CHECK OFFSET`` writes to descriptor 3, one line each: ``list`` and the names,
 after a listing; ``time`` and each time that was read, in microseconds; ``try`` and both names, before a
 rename; ``did``, or ``not`` and the number of the error, after it.  The clock is OFFSET microseconds ahead.
-Each line is written at once, so it is kept if the process is killed.
+Each line is written at once, so it is kept if the process is killed.  Directories whose names begin with a
+dot are no application's.
 """
 
 import posix
@@ -18,13 +19,21 @@ def _record(what: str, value: object) -> None:
     posix.write(3, f"{what} {value}\n".encode())
 
 
+def _is_hidden(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(".")
+
+
 def _recording_listdir(path: str) -> "list[str]":
     names = listdir(path)
-    _record("list", " ".join(sorted(names)))
+    if not _is_hidden(path):
+        _record("list", " ".join(sorted(names)))
     return names
 
 
 def _recording_rename(old: str, new: str) -> None:
+    if _is_hidden(old.rpartition("/")[0]):
+        rename(old, new)
+        return
     _record("try", f"{old} {new}")
     try:
         rename(old, new)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.doctoring import JOINT, LATENCIES, TRIALS, levels
+from tests.doctoring import CONTENTS, JOINT, LATENCIES, TRIALS, levels
 from tests.laboratories.cluster.laboratory import STORE, VOLUME, Cluster
 from tests.laboratories.machines import AS_USER, COPY, finish
 from tests.places import PYTHON
 
 pytestmark = pytest.mark.one_python
 
-OF_VOLUME = ["file system", "place", "replicas", "quorum", "ping-timeout", "directory"]
+OF_VOLUME = [
+    *("file system", "place", "replicas", "quorum", "old names", "ping-timeout", "directory"),
+]
 
 
 def _doctor(root: str, *options: str) -> list[str]:
@@ -22,7 +24,7 @@ def _doctor(root: str, *options: str) -> list[str]:
 def _judge(output: str, tried: list[str], replicas: str) -> None:
     """Everything was tried, and everything is in order.  Slowness is accepted on a busy machine."""
     found = levels(output)
-    assert [what for what, _ in found] == [*OF_VOLUME, *TRIALS, *LATENCIES, *tried]
+    assert [what for what, _ in found] == [*OF_VOLUME, *CONTENTS, *TRIALS, *LATENCIES, *tried]
     assert {level for what, level in found if what not in LATENCIES} == {"PASS"}, output
     assert f"PASS  file system     GlusterFS, volume {VOLUME}\n" in output
     assert f"PASS  replicas        {replicas}\n" in output

@@ -17,6 +17,7 @@ from tests.laboratories.cluster.laboratory import (
     MOUNT,
     STORE,
     Cluster,
+    are_one_file,
     await_healed,
     inside,
     kill_brick,
@@ -32,7 +33,7 @@ FURNISHED = f"{MOUNT}/furnished"
 """A store of its own: so many applications would slow down tests that look at a whole store."""
 
 LIMIT = "2/hour"
-DIRECTORY = "returned/2-per-3600s"
+DIRECTORY = "returned@2-per-3600s"
 
 
 def test_two_machines_furnish_the_same_applications(cluster3: Cluster) -> None:
@@ -51,23 +52,20 @@ def test_two_machines_furnish_the_same_applications(cluster3: Cluster) -> None:
     ]
     with ThreadPoolExecutor(len(places)) as pool:
         for place, slots in zip(places, pool.map(_slots, places)):
-            assert slots == {f"new{number}": [0, 1] for number in range(NEW)}, place
+            assert slots == {f"new{number}@2-per-86400s": [0, 1] for number in range(NEW)}, place
     await_healed(cluster3)
 
 
 def _slots(place: Path) -> dict[str, list[int]]:
-    """Return the slot numbers of each application, and of what furnishing has left unfinished."""
-    return {
-        name: sorted(map(number_of, os.listdir(place / name / "2-per-86400s")))
-        for name in os.listdir(place)
-    }
+    """Return the slot numbers in each directory, and in what furnishing has left unfinished."""
+    return {name: sorted(map(number_of, os.listdir(place / name))) for name in os.listdir(place)}
 
 
 def test_a_returned_copy_lets_no_second_furnisher_win(cluster3: Cluster) -> None:
     """The copy lacks what was furnished without it.  Only there a rename to that name succeeds.
 
     A process furnishes a second time only if it looked before the first one was done.  In this test it
-    does not look at all.
+    does not look at all.  The slots stay links of one file.
     """
     first, second, lost = cluster3.machines
     arrive = inside("arrive", STORE, LIMIT, "returned")
@@ -79,10 +77,11 @@ def test_a_returned_copy_lets_no_second_furnisher_win(cluster3: Cluster) -> None
     first.do("mv", *[f"{STORE}/{DIRECTORY}/{name}" for name in (listing[0], taken)])
     start_brick(first)
     wait_for(lambda: writes_to(second, lost), "the brick's return")
-    assert not lost.path(f"{COPY_OF_STORE}/returned").exists(), "healed already"
+    assert not lost.path(f"{COPY_OF_STORE}/{DIRECTORY}").exists(), "healed already"
     assert second.do(*arrive) == "False\n"
     await_healed(cluster3)
     for machine in cluster3.machines:
         for place in (STORE, COPY_OF_STORE):
-            assert not [name for name in os.listdir(machine.path(place)) if name.startswith(".")]
-            assert sorted(os.listdir(machine.path(f"{place}/{DIRECTORY}"))) == [listing[1], taken]
+            assert not list(machine.path(place).glob(".new-*"))
+            assert sorted(os.listdir(machine.path(f"{place}/{DIRECTORY}"))) == [taken, listing[1]]
+            assert are_one_file(machine.path(f"{place}/{DIRECTORY}"))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
 
+from limiter.core.limit import make
 from tests.laboratories.cluster.laboratory import (
     BRICK,
+    COPY_OF_STORE,
     HEALER,
     HEALER_LOG,
     MOUNT,
+    STORE,
     VOLUME,
     Cluster,
+    are_one_file,
     await_healed,
     gluster,
+    inside,
     kill_brick,
     start_brick,
+    writes_to,
 )
 from tests.laboratories.machines import Machine, wait_for
 
@@ -64,6 +71,28 @@ def test_copies_are_healed_when_all_clients_are_back(cluster3: Cluster) -> None:
     assert late.exists()
     first.do("rm", f"{MOUNT}/late")
     await_healed(cluster3)
+
+
+def test_a_copy_forgets_the_names_of_slots_that_were_renamed_without_it(cluster3: Cluster) -> None:
+    """Slots are links of one file, of which GlusterFS, by default, forgets only one old name."""
+    first, second, other = cluster3.machines
+    first.do(*inside("leave", STORE, "5/second", "1513123456123456", "renamed"))
+    directory = "renamed@5-per-1s"
+    names = sorted(os.listdir(first.path(f"{STORE}/{directory}")))
+    kill_brick(other)
+    wait_for(lambda: not writes_to(first, other), "the loss is noticed")
+    for number, name in enumerate(names[:4]):
+        new = make(1600000000000000, False, number)
+        first.do("mv", *[f"{STORE}/{directory}/{it}" for it in (name, new)])
+    expected = sorted(os.listdir(first.path(f"{STORE}/{directory}")))
+    start_brick(first)
+    wait_for(lambda: writes_to(second, other), "the brick's return")
+    await_healed(cluster3)
+    for machine in cluster3.machines:
+        for place in (STORE, COPY_OF_STORE):
+            assert sorted(os.listdir(machine.path(f"{place}/{directory}"))) == expected
+            assert are_one_file(machine.path(f"{place}/{directory}"))
+    first.do("rm", "-r", f"{STORE}/{directory}")
 
 
 def test_healer_that_ends_leaves_the_daemon_off(cluster3: Cluster) -> None:

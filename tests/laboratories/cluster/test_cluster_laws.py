@@ -17,6 +17,7 @@ from tests.laboratories.cluster.laboratory import (
     STORE,
     VOLUME,
     Cluster,
+    are_one_file,
     await_healed,
     inside,
     is_whole,
@@ -169,18 +170,23 @@ def _judge(recording: Recording, cluster: Cluster) -> None:
 
 
 def _judge_store(cluster: Cluster, app: str) -> None:
-    """Nothing is left to repair: each machine shows the same ten slots, and each brick holds them."""
+    """Nothing is left to repair: each machine shows the same ten slots, and each brick holds them.
+
+    They are links of one file everywhere.
+    """
     await_healed(cluster)
+    places = [
+        machine.path(f"{place}/{app}@10-per-1s")
+        for machine in cluster.machines
+        for place in (STORE, COPY_OF_STORE)
+    ]
 
     def listings() -> set[tuple[str, ...]]:
-        return {
-            tuple(sorted(os.listdir(machine.path(f"{place}/{app}/10-per-1s"))))
-            for machine in cluster.machines
-            for place in (STORE, COPY_OF_STORE)
-        }
+        return {tuple(sorted(os.listdir(place))) for place in places}
 
     # A copy that was just healed may still have an old name beside the new one.
     wait_for(lambda: len(listings()) == 1, "all copies are the same")
+    assert all(map(are_one_file, places))
     (names,) = listings()
     assert sorted(map(number_of, names)) == list(range(10))
 

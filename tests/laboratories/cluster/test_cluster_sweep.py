@@ -11,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from limiter.core.limit import make, number_of
+from limiter.core.limit import number_of
 from tests.history import judge_l1, judge_s1, only
-from tests.laboratories.cluster.laboratory import COPY_OF_STORE, STORE, Cluster, await_healed, inside
+from tests.laboratories.cluster.laboratory import (
+    COPY_OF_STORE,
+    STORE,
+    Cluster,
+    are_one_file,
+    await_healed,
+    inside,
+)
 from tests.laboratories.cluster.requesting import requesting
 from tests.laboratories.machines import AS_USER, COPY, Machine, finish, wait_for
 from tests.laboratories.recording import Recording
@@ -21,11 +28,14 @@ from tests.places import PYTHON
 
 pytestmark = pytest.mark.one_python
 
-LIMIT = "2/second"
+LIMIT = "3/second"
 HITS = 100
-DIRECTORY = "2-per-1s"
-APPS = [f"brief{number}" for number in range(20)]
-"""More applications than get a hit within a second: each is idle for its window now and then."""
+SWEPT = 10
+GRACE = 2_000_000
+"""Microseconds after which a hit must have claimed what it saw, or a sweeper may have removed it."""
+
+APPS = [f"brief{number}" for number in range(60)]
+"""More applications than get a hit within their window and the grace: each is idle now and then."""
 
 IDLE = [f"idle{number}" for number in range(20)]
 
@@ -38,13 +48,14 @@ DAY = "86400"
 
 @contextmanager
 def _sweeping(machines: Sequence[Machine], idle: str = "0", least: int = 0) -> Iterator[list[list[str]]]:
-    """Sweep on these machines, without a pause, what was idle for so many seconds and its window.
+    """Sweep on these machines, without a pause, what was idle for so many seconds, its window and GRACE.
 
-    Each machine removes at least so many applications.  After the block the list has what each printed: the
-    failures of the store, and how many applications it removed; nothing if it died.
+    Each machine removes at least so many directories.  After the block the list has what each printed: the
+    failures of the store, and how many directories it removed; nothing if it died.
     """
     results: list[list[str]] = []
-    processes = [it.begin(*inside("sweep", STORE, idle, str(least))) for it in machines]
+    command = inside("sweep", STORE, idle, str(GRACE), str(least))
+    processes = [it.begin(*command) for it in machines]
     try:
         yield results
     finally:
@@ -65,13 +76,10 @@ def _sweep(machines: Sequence[Machine]) -> list[str]:
     return errors
 
 
-def _leave_idle(machine: Machine, apps: Sequence[str], directory: str = DIRECTORY) -> None:
+def _leave_idle(machine: Machine, apps: Sequence[str], limit: str = LIMIT) -> None:
     """Leave applications whose last hit was two days ago."""
     then = int((time.time() - 2 * 86_400) * 1e6)
-    places = [f"{STORE}/{app}/{directory}" for app in apps]
-    slots = [f"{place}/{make(then, False, slot)}" for place in places for slot in range(2)]
-    machine.do(*AS_USER, "mkdir", "-p", *places)
-    machine.do(*AS_USER, "touch", *slots)
+    machine.do(*inside("leave", STORE, limit, str(then), *apps))
 
 
 def _leave_a_leftover(machine: Machine) -> None:
@@ -93,20 +101,22 @@ def _names(place: Path) -> list[str]:
 def _entries(cluster: Cluster) -> list[list[str]]:
     """Return the store's entries of these tests, as each machine shows and each copy holds them."""
     return [
-        sorted(entry for app in _names(place) for entry in _entries_of(place, app))
-        for machine in cluster.machines
-        for place in (machine.path(STORE), machine.path(COPY_OF_STORE))
+        sorted(entry for name in _names(place) for entry in _entries_of(place, name))
+        for place in _stores(cluster)
     ]
 
 
-def _entries_of(place: Path, app: str) -> Iterator[str]:
-    """Yield the entries of an application; only the name of a directory that is set aside."""
-    if app.startswith("."):
-        yield app
-    elif app in {*APPS, *IDLE, *OLD}:
-        for directory in _names(place / app) or [""]:
-            for slot in _names(place / app / directory) or [""]:
-                yield f"{app}/{directory}/{slot}".rstrip("/")
+def _stores(cluster: Cluster) -> list[Path]:
+    return [it.path(place) for it in cluster.machines for place in (STORE, COPY_OF_STORE)]
+
+
+def _entries_of(place: Path, name: str) -> Iterator[str]:
+    """Yield the slots in a directory, or its name if it is empty or set aside."""
+    if name.startswith(".new-"):
+        yield name
+    elif name.partition("@")[0] in {*APPS, *IDLE, *OLD}:
+        for slot in _names(place / name) or [""]:
+            yield f"{name}/{slot}"
 
 
 def _applications(cluster: Cluster) -> list[list[str]]:
@@ -119,48 +129,57 @@ def _judge(recording: Recording, apps: Sequence[str], limit: str) -> None:
         judge_l1(only(limit), recording.of(app).full_history())
 
 
-def _judge_store(cluster: Cluster) -> None:
-    """Each application has all its slots or none, and all machines and copies agree.
+def _judge_store(cluster: Cluster, apps: Sequence[str]) -> None:
+    """Each of these has all its slots or no directory, and all machines and copies agree.
 
-    Two sweepers at once may leave an empty directory: each finds the mark of the other in it.
+    The slots are links of one file everywhere.
     """
     await_healed(cluster)
     everywhere = _applications(cluster)
     assert everywhere == [everywhere[0]] * 6
-    by_app: dict[str, list[int]] = {}
+    by_directory: dict[str, list[str]] = {}
     for entry in everywhere[0]:
-        app, *rest = entry.split("/")
-        assert rest[:1] in ([], [DIRECTORY])
-        by_app.setdefault(app, []).extend(map(number_of, rest[1:]))
-    for app, numbers in by_app.items():
-        assert sorted(numbers) in ([], [0, 1]), app
+        directory, _, slot = entry.partition("/")
+        by_directory.setdefault(directory, []).append(slot)
+    for directory, slots in by_directory.items():
+        if directory.partition("@")[0] in apps:
+            assert sorted(map(number_of, slots)) == [0, 1, 2], directory
+            assert all(are_one_file(place / directory) for place in _stores(cluster)), directory
 
 
 def _sweep_the_rest(cluster: Cluster) -> None:
     """Everything that is idle by then is removed."""
-    time.sleep(only(LIMIT).window / 1e6)  # the last hits are forgotten
+    time.sleep((only(LIMIT).window + GRACE) / 1e6)  # the last hits are forgotten
     with _sweeping(cluster.machines[:1]):
         wait_for(lambda: not any(_applications(cluster)), f"no applications in {_entries(cluster)}")
     await_healed(cluster)
 
 
 def test_hits_go_on_while_two_machines_sweep(cluster3: Cluster) -> None:
-    """S1 and L1 hold.  An application in use stays whole, and of an idle one nothing is left."""
+    """S1 and L1 hold.  An application in use stays whole, and of an idle one nothing is left.
+
+    Only S1 holds if a hit took longer than the grace, as on a busy machine: slots may be gone then.
+    """
     _leave_idle(cluster3.machines[2], IDLE)
     _leave_a_leftover(cluster3.machines[2])
     pair = cluster3.machines[:2]
     with requesting(cluster3, APPS, LIMIT) as recording:
-        assert not _sweep(pair)
-        assert not _sweep(pair[:1])  # two sweeps at once may have hindered each other
+        # On a busy machine, GlusterFS may miss another one for a while.
+        wait_for(lambda: not _sweep(pair), "both sweep without an error")
         assert not [entry for entry in _entries(cluster3)[0] if entry.startswith(("idle", ".new-dead"))]
-        with _sweeping(pair, least=1) as results:
+        with _sweeping(pair, least=SWEPT) as results:
             wait_for(lambda: min(map(recording.count, ("200", "429"))) >= HITS, "hits go on")
-    _judge(recording, APPS, LIMIT)
+    late = {it.app for it in recording.requests if it.ended - it.begun > GRACE}
+    in_time = [app for app in APPS if app not in late]
+    print(f"judged by L1, too: {len(in_time)} of {len(APPS)} applications; swept: {results}")
+    _judge(recording, in_time, LIMIT)
+    for app in late:
+        judge_s1(only(LIMIT), recording.of(app).history())
     assert recording.statuses() == {"200", "429"}
-    assert not [line for request in recording.requests for line in request.log]
+    assert not [line for it in recording.requests for line in it.log if it.app not in late]
     assert not recording.phantoms()
     assert [failures for *failures, _ in results] == [[], []]
-    _judge_store(cluster3)
+    _judge_store(cluster3, in_time)
     _sweep_the_rest(cluster3)
 
 
@@ -170,7 +189,8 @@ def test_a_machine_is_lost_while_it_sweeps(cluster3: Cluster) -> None:
     What it was furnishing stays set aside, and GlusterFS may be unable to show it any more.
     """
     first, second, lost = cluster3.machines
-    _leave_idle(first, OLD, only(LONG).directory(0))
+    idle = {f"{app}@{only(LIMIT).directory(0)}" for app in IDLE}
+    _leave_idle(first, OLD, LONG)
     with _sweeping([second, lost], DAY) as results, requesting(cluster3, OLD, LONG) as recording:
         time.sleep(1)
         lost.kill()
@@ -178,11 +198,13 @@ def test_a_machine_is_lost_while_it_sweeps(cluster3: Cluster) -> None:
         _leave_idle(first, IDLE)
         (error,) = _sweep([first])
         assert "A copy of the store is away: nothing is removed" in error
-        assert set(IDLE) <= set(os.listdir(first.path(STORE)))
+        assert idle <= set(os.listdir(first.path(STORE)))
         lost.start()
         wait_for(lambda: not _sweep([first]), "the machine's return")
         await_healed(cluster3)
     assert list(map(bool, results)) == [True, False]
+    everywhere = _applications(cluster3)
+    assert everywhere == [everywhere[0]] * 6
     _judge(recording, OLD, LONG)
     assert {"200", "429"} <= recording.statuses() <= {"200", "429", "500", ""}
-    assert not set(IDLE) & set(os.listdir(first.path(STORE)))
+    assert not idle & set(os.listdir(first.path(STORE)))

@@ -20,6 +20,7 @@ from tests.laboratories.cluster.laboratory import (
     STORE,
     VOLUME,
     Gluster,
+    are_one_file,
     gluster,
     kill_brick,
 )
@@ -28,8 +29,8 @@ from tests.places import REPOSITORY
 
 pytestmark = pytest.mark.one_python
 
-SLOTS = f"{STORE}/acme/10-per-1s"
-COPIED_SLOTS = f"{COPY_OF_STORE}/acme/10-per-1s"
+SLOTS = f"{STORE}/acme@10-per-1s"
+COPIED_SLOTS = f"{COPY_OF_STORE}/acme@10-per-1s"
 
 
 def _written(made: Gluster) -> dict[str, float]:
@@ -92,6 +93,7 @@ def test_first_run_does_what_the_dry_run_says(installation: Installation) -> Non
     assert "Number of Bricks: 1 x 3 = 3\n" in info
     assert "network.ping-timeout: 3\n" in info
     assert "cluster.quorum-type: auto\n" in info
+    assert "cluster.use-anonymous-inode: off\n" in info
     assert "cluster.self-heal-daemon: off\n" in info
     assert _healers(made) == [0, 1, 1]
 
@@ -131,11 +133,16 @@ def test_healer_runs_on_the_first_machine_of_the_inventory(made: Gluster) -> Non
 
 
 def test_a_machine_joins_and_another_takes_the_place_of_a_lost_one(made: Gluster) -> None:
-    """The store stays the same on every machine, and the copy on the new machine becomes complete."""
+    """The store stays the same on every machine, and the copy on the new machine becomes complete.
+
+    Slots stay links of one file.
+    """
     first = made.machines[0]
     made.write_inventory("3", weight=f"{first.name} 2")
     first.do("mkdir", "-p", SLOTS)
-    first.do("touch", *[f"{SLOTS}/0000000000.000000-{slot}" for slot in range(10)])
+    first.do("touch", f"{SLOTS}/1513123456.123456-0")
+    for slot in range(1, 10):
+        first.do("ln", *[f"{SLOTS}/1513123456.123456-{it}" for it in (0, slot)])
     slots = _names(first, SLOTS)
     client, new = made.add_web_server(), made.add_web_server()
     joined = made.deploy("add-node", client.name, client.address)
@@ -152,6 +159,7 @@ def test_a_machine_joins_and_another_takes_the_place_of_a_lost_one(made: Gluster
     assert steps(made.deploy(*replacement)) == steps(planned)
     wait_for(lambda: made.run_script("status").returncode == 0, "the new machine's copy is whole")
     assert _names(new, COPIED_SLOTS) == slots
+    assert are_one_file(new.path(COPIED_SLOTS))
     for machine in (*made.machines[1:3], client, new):
         assert _names(machine, SLOTS) == slots
     assert first.name not in gluster(made.machines[1], "volume", "info", VOLUME)
@@ -168,6 +176,7 @@ def test_a_machine_joins_and_another_takes_the_place_of_a_lost_one(made: Gluster
     assert steps(made.deploy(*itself, "--dry-run")) == steps(made.deploy(*itself))
     wait_for(lambda: made.run_script("status").returncode == 0, "the copy is whole again")
     assert _names(emptied, COPIED_SLOTS) == slots
+    assert are_one_file(emptied.path(COPIED_SLOTS))
     assert "Nothing changed" in made.deploy("install")
 
 
