@@ -6,6 +6,7 @@ Each limit has its own directory, so a new limit would begin with nothing taken.
 from collections import Counter
 
 from limiter.core.fixed import Fixed
+from limiter.core.furnish import fresh
 from limiter.core.hit import ROUNDS, Attempt, hit
 from limiter.core.limit import Limit, Sliding, clock, time_of
 from limiter.core.limiter import Limiter
@@ -80,7 +81,7 @@ def _still_shown(limit: Limit, hits: "Hits", now: int) -> int:
     hits = _relevant(limit, hits, now)
     if isinstance(limit, Sliding):
         return min(limit.quota, _sum(hits))
-    return limit.look([_named(limit, limit.fresh(0, 0)[0], hits, now)], now, 1)[1]
+    return limit.look([_named(limit, fresh(limit, 0, 0)[0], hits, now)], now, 1)[1]
 
 
 def _named(limit: Limit, name: str, hits: "Hits", now: int) -> str:

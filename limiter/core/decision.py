@@ -21,8 +21,6 @@ class Quota:
     seconds, as a float, until there are more, or 0.0 if nothing is used.
     """
 
-    __slots__ = ("limit", "remaining", "reset_after")
-
     def __init__(self, limit: Limit, remaining: int, reset_after: float) -> None:
         self.limit = limit
         self.remaining = remaining
@@ -124,8 +122,6 @@ class Decision:
     It is 0.0 if the hit is allowed, and infinite if the cost is above a limit.  ``notes``: what an
     administrator should know about the store, a text each.
     """
-
-    __slots__ = ("_cost", "_now", "_views", "allowed", "notes", "retry_after")
 
     def __init__(
         self, allowed: bool, retry_after: float, views: "Views", now: int, cost: int, notes: "Notes" = ()

@@ -6,6 +6,7 @@ Very few hits need this module.
 import errno
 import posix
 
+from limiter.core.limit import Limit, make
 from limiter.core.removal import remove, remove_empty
 from limiter.core.store import StoreError, done, is_lost
 
@@ -14,6 +15,15 @@ _EXISTS = (errno.EEXIST, errno.ENOTEMPTY, errno.EMLINK)
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from os import stat_result
+
+
+def fresh(limit: Limit, segment: int, now: int) -> "list[str]":
+    """The slots to furnish a directory with: nothing is taken, for two windows and more.
+
+    They are unlike those that it was furnished with at any other time.
+    """
+    time = max(0, now - 2 * limit.window - 1)
+    return [make(time, False, number) for number in limit.numbers(segment)]
 
 
 def furnish(root: str, directory: str, names: "list[str]") -> bool:

@@ -113,14 +113,6 @@ class Limit:
         """The numbers of the slots of this directory.  A single name has any number."""
         return range(1)
 
-    def fresh(self, segment: int, now: int) -> "list[str]":
-        """The names that this directory is furnished with: nothing is taken, for two windows and more.
-
-        They are unlike those that it was furnished with at any other time.
-        """
-        time = max(0, now - 2 * self.window - 1)
-        return [make(time, False, number) for number in self.numbers(segment)]
-
     def is_whole(self, names: "list[str]", segment: int) -> bool:
         """Whether these are exactly the names of this directory's slots, one for each."""
         return len(names) == 1 and is_name(names[0])

@@ -9,7 +9,7 @@ import posix
 
 from limiter.core.decision import Decision, View
 from limiter.core.directories import contents
-from limiter.core.furnish import furnish, must_exist
+from limiter.core.furnish import fresh, furnish, must_exist
 from limiter.core.limit import Limit, clock
 from limiter.core.notation import parse
 from limiter.core.store import Store, StoreError
@@ -42,7 +42,7 @@ def furnish_if_there_is_room(
         if not is_newcomer or not is_nearly_full(store.root):
             count = attempt.count(attempt.newcomers, _APP) if is_newcomer else None
             if count or count is None:
-                furnish(store.root, directory, limit.fresh(segment, attempt.clock()))
+                furnish(store.root, directory, fresh(limit, segment, attempt.clock()))
                 return None
             wait, why = count.retry_after, f"LIMITER_NEWCOMERS is {attempt.newcomers}"
     except StoreError as error:

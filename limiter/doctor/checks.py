@@ -8,7 +8,7 @@ import os
 import socket
 import time
 
-from limiter.core.furnish import create, furnish, link
+from limiter.core.furnish import create, fresh, furnish, link
 from limiter.core.limit import Sliding, is_name, make, number_of, time_of
 from limiter.core.limiter import Limiter
 from limiter.core.store import Store
@@ -233,7 +233,7 @@ def furnish_all(root: str) -> None:
     limit = Sliding(10, 1_000_000)
     end = time.monotonic() + BRIEF
     for number in range(_APPS):
-        furnish(root, f"app{number}@{limit.name}", limit.fresh(0, time.time_ns() // 1000))
+        furnish(root, f"app{number}@{limit.name}", fresh(limit, 0, time.time_ns() // 1000))
         if time.monotonic() > end:
             break
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from limiter.core.furnish import fresh
 from limiter.core.limit import SECOND, is_name, is_provisional, make, number_of, stamp, time_of
 from tests.history import only
 
@@ -46,7 +47,7 @@ class Model:
     def __init__(self, text: str) -> None:
         self.limit = only(text)
         segments = range(self.limit.segments)
-        self.names = sorted(name for segment in segments for name in self.limit.fresh(segment, NOW))
+        self.names = sorted(name for segment in segments for name in fresh(self.limit, segment, NOW))
         self.hits: list[int] = []
 
     def hit(self, now: int, cost: int) -> bool:
@@ -111,7 +112,7 @@ def test_a_burst_is_exact(rate: int, seconds: int, capacity: int, steps: list[tu
 def test_a_free_slot_is_free_even_if_the_clock_says_1970() -> None:
     limit = only("3/hour")
     for furnished in (0, NOW):
-        names = limit.fresh(0, furnished)
+        names = fresh(limit, 0, furnished)
         assert limit.look(names, 0, 1)[0] == names
 
 
@@ -122,7 +123,7 @@ def test_a_returned_claim_leaves_what_was_built_on_it(text: str, later: list[int
     assume(cost + sum(later) <= 5)
     limit = only(text)
     now = NOW - NOW % limit.window
-    name = claim = limit.taken(limit.fresh(0, NOW)[0], now, cost, True)
+    name = claim = limit.taken(fresh(limit, 0, NOW)[0], now, cost, True)
     for other in later:
         name = limit.taken(name, now, other, False)
         assert is_provisional(name), "the claim underneath is still provisional"
@@ -137,7 +138,7 @@ def test_a_returned_claim_leaves_what_was_built_on_it(text: str, later: list[int
 def test_a_claim_is_not_returned_where_nothing_is_left_to_undo(text: str, later: int) -> None:
     """In the next window, to undo it would admit too many.  No other claim builds on a slot."""
     limit = only(text)
-    claim = limit.taken(limit.fresh(0, NOW)[0], NOW, 1, True)
+    claim = limit.taken(fresh(limit, 0, NOW)[0], NOW, 1, True)
     now = NOW + later * SECOND
     name = limit.taken(claim, now, 1, False)
     assert not is_provisional(name)
@@ -161,10 +162,10 @@ def test_the_directories_of_a_limit_share_out_its_slots(quota: int) -> None:
 def test_a_fresh_name_was_not_taken_for_two_windows_and_is_like_no_earlier_one(text: str) -> None:
     limit = only(text)
     for segment in range(limit.segments):
-        names = limit.fresh(segment, NOW)
+        names = fresh(limit, segment, NOW)
         assert limit.is_whole(names, segment)
         assert {time_of(name) for name in names} == {NOW - 2 * limit.window - 1}
-        assert not {*names} & {*limit.fresh(segment, NOW + 1)}
+        assert not {*names} & {*fresh(limit, segment, NOW + 1)}
         forgotten = [limit.forgotten(limit.taken(name, NOW, 1, False), NOW) for name in names]
         assert forgotten == names
 
@@ -172,7 +173,7 @@ def test_a_fresh_name_was_not_taken_for_two_windows_and_is_like_no_earlier_one(t
 def test_a_slot_that_is_given_back_gets_no_name_that_it_has_had() -> None:
     """It is free as before.  Who still knows the old name cannot claim it."""
     limit = only("3/minute")
-    for name in limit.fresh(0, NOW):
+    for name in fresh(limit, 0, NOW):
         given_back = limit.released(name)
         assert time_of(given_back) == time_of(name) + 1
         assert (number_of(given_back), is_provisional(given_back)) == (number_of(name), False)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limiter.core.furnish import fresh
 from limiter.core.hit import ROUNDS
 from limiter.core.limit import is_provisional
 from limiter.core.limiter import Limiter
@@ -427,7 +428,7 @@ def test_a_reset_forgets_a_hit_that_comes_meanwhile(
     before(monkeypatch, "rename", lambda *_: Limiter(root, "2/minute", clock=clock).hit("acme"))
     limiter.reset("acme")
     assert limiter.hits("acme") == [[]]
-    assert sorted(slots(root)) == limiter.limits[0].fresh(0, clock.now)
+    assert sorted(slots(root)) == fresh(limiter.limits[0], 0, clock.now)
 
 
 @pytest.mark.parametrize("text", [*KINDS, "70/minute"])

@@ -119,14 +119,14 @@ def arrive(root: str, limit: str, app: str) -> None:
     """Furnish an application as one who has found nothing; print whether this process has furnished it."""
     vars(furnishing)["remove_empty"] = lambda _: True
     (it,) = parse(limit)
-    print(furnishing.furnish(root, f"{app}@{it.directory(0)}", it.fresh(0, clock())))
+    print(furnishing.furnish(root, f"{app}@{it.directory(0)}", furnishing.fresh(it, 0, clock())))
 
 
 def leave(root: str, limit: str, then: str, *apps: str) -> None:
     """Leave applications whose last hit was at a time, in microseconds."""
     (it,) = parse(limit)
     for app in apps:
-        assert furnishing.furnish(root, f"{app}@{it.directory(0)}", it.fresh(0, int(then)))
+        assert furnishing.furnish(root, f"{app}@{it.directory(0)}", furnishing.fresh(it, 0, int(then)))
 
 
 def sweep(root: str, idle: str, grace: str, least: str) -> None:
