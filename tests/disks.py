@@ -43,22 +43,34 @@ class Disk:
 @contextmanager
 def small_disk(inodes: int = 200, kind: str = "tmpfs") -> Iterator[Disk]:
     """Mount one with so many inodes (xfs: very many).  Skip the test without root."""
+    if kind == "tmpfs":
+        with mounted("tmpfs", "-t", "tmpfs", "-o", f"nr_inodes={inodes},mode=755") as path:
+            yield Disk(path)
+        return
+    with temporary("/tmp") as place:
+        make_image(place / "image", kind, inodes)
+        with mounted(place / "image", "-o", "loop") as path:
+            yield Disk(path)
+
+
+def make_image(image: Path, kind: str, inodes: int) -> None:
+    """Make a file that is a small disk.  Skip the test where this is impossible."""
+    if not shutil.which(f"mkfs.{kind}"):
+        pytest.skip(f"mkfs.{kind} is not installed")
+    with image.open("wb") as file:
+        file.truncate(_SIZES[kind])
+    number = ["-N", str(inodes)] if kind == "ext4" else []
+    subprocess.run([f"mkfs.{kind}", "-q", *number, image], check=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def mounted(source: str | Path, *options: str) -> Iterator[Path]:
+    """Mount a file system.  Skip the test without root."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
-    if kind != "tmpfs" and not shutil.which(f"mkfs.{kind}"):
-        pytest.skip(f"mkfs.{kind} is not installed")
-    with temporary("/tmp") as place, temporary("/tmp") as path:
-        source, options = "tmpfs", ["-t", "tmpfs", "-o", f"nr_inodes={inodes},mode=755"]
-        if kind != "tmpfs":
-            source, options = str(place / "image"), ["-o", "loop"]
-            with open(source, "wb") as image:
-                image.truncate(_SIZES[kind])
-            number = ["-N", str(inodes)] if kind == "ext4" else []
-            subprocess.run(
-                [f"mkfs.{kind}", "-q", *number, source], check=True, stdout=subprocess.DEVNULL
-            )
+    with temporary("/tmp") as path:
         subprocess.run(["mount", *options, source, path], check=True)
         try:
-            yield Disk(path)
+            yield path
         finally:
             subprocess.run(["umount", path], check=True)

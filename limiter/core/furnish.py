@@ -63,9 +63,9 @@ def must_exist(root: str) -> None:
         raise StoreError(errno.ENOENT, why, root)
 
 
-def create(path: str) -> None:
-    """Make an empty file for its owner alone.  Raises OSError, also if it exists."""
-    posix.close(posix.open(path, posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY, 0o600))
+def create(path: str, mode: int = 0o600) -> None:
+    """Make an empty file, by default for its owner alone.  Raises OSError, also if it exists."""
+    posix.close(posix.open(path, posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY, mode))
 
 
 def link(first: str, path: str) -> None:
@@ -81,23 +81,25 @@ def link(first: str, path: str) -> None:
 def _fill(root: str, aside: str, names: "list[str]") -> None:
     """Make a directory with slots.  Raises OSError."""
     home = posix.stat(f"{root}/.")
-    posix.mkdir(aside, 0o700)
+    mode = home.st_mode & 0o2777
+    posix.mkdir(aside, mode)
     first = f"{aside}/{names[0]}"
-    create(first)
-    _share(first, home, 0o666)
+    create(first, mode & 0o666)
+    _share(first, home, mode & 0o666)
     for name in names[1:]:
         link(first, f"{aside}/{name}")
-    _share(aside, home, 0o2777)
+    _share(aside, home, mode)
 
 
-def _share(path: str, home: "stat_result", mask: int) -> None:
+def _share(path: str, home: "stat_result", mode: int) -> None:
     """Let all use this who may use the store, whoever makes it.  Raises OSError."""
-    mode = home.st_mode & mask
-    owner = home.st_uid if posix.geteuid() == 0 else -1
+    made = posix.stat(path)
+    owner = home.st_uid if posix.geteuid() == 0 else made.st_uid
     try:
-        if mode != 0o700 & mask:
+        # Mostly it is so already.  On a replicated file system each of these calls costs as much as a hit.
+        if made.st_mode & 0o7777 != mode:
             posix.chmod(path, mode)
-        if owner > 0 or home.st_gid != posix.getegid():
+        if (made.st_uid, made.st_gid) != (owner, home.st_gid):
             posix.chown(path, owner, home.st_gid)
     except PermissionError:
         pass  # a file system without modes; or this user has the store from its owner or from all

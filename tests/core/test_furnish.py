@@ -196,9 +196,26 @@ def _without_links(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(posix, "link", failing(errno.EPERM))
 
 
+def _with_other_modes(patch: pytest.MonkeyPatch) -> None:
+    """As a file system may give them."""
+    stat = posix.stat
+
+    def another(path: str) -> os.stat_result:
+        status = stat(path)
+        mode = status.st_mode if path.endswith("/.") else status.st_mode ^ 0o100
+        return os.stat_result((mode, *status[1:]))
+
+    patch.setattr(posix, "stat", another)
+
+
 CALLS: list[tuple[str, int, Callable[[pytest.MonkeyPatch], None]]] = [
     *[(name, 1, lambda _: None) for name in ("rmdir", "mkdir", "open", "close", "rename", "lstat")],
-    *[("chmod", 2, lambda _: None), ("open", 3, _without_links), ("close", 3, _without_links)],
+    *[
+        ("chmod", 2, _with_other_modes),
+        ("stat", 3, lambda _: None),
+        ("open", 3, _without_links),
+        ("close", 3, _without_links),
+    ],
 ]
 
 
