@@ -123,6 +123,7 @@ class Stage:
         self.place = f"{self._root}/{self._times}"
         for path in (self.place, f"{self.place}/store", f"{self.place}/register"):
             os.mkdir(path)
+        os.chmod(f"{self.place}/store", 0o777)  # what is made in it needs chmod with any usual umask
         for name, text in (self.scene.entries or {}).items():
             put(f"{self.place}/register", name, text)
         if self.scene.before:
@@ -267,7 +268,8 @@ def _judge_refused(stage: Stage, status: str, ended: Ended, is_lasting: bool) ->
     """There is no room.  This is no failure of the store."""
     assert status == "429"
     _judge_one_line(ended)
-    line = f"{stage.store}: new clients are refused (429): few inodes or bytes are free"
+    who = "more hits of known clients" if stage.scene.grows else "new clients"
+    line = f"{stage.store}: {who} are refused (429): few inodes or bytes are free"
     assert _reasons(ended) == [f"limiter: {line}".encode()]
     assert stage.counted == {stage.scene.before}
     assert is_lasting or not stage.has_remains()

@@ -99,7 +99,7 @@ def test_the_directory_for_state_comes_next(places: Places) -> None:
 def test_without_xdg_state_home_it_is_below_the_home(places: Places) -> None:
     for _ in range(2):
         assert places.choose() == places.state
-    for path in (places.state, *places.state.parents[:2]):
+    for path in (places.state, places.state.parent, places.state.parents[1]):
         check_own(path)
 
 
