@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -190,11 +191,18 @@ def test_a_machine_is_lost_while_it_sweeps(cluster3: Cluster) -> None:
     """
     first, second, lost = cluster3.machines
     idle = {f"{app}@{only(LIMIT).directory(0)}" for app in IDLE}
+    numbers = itertools.count()
+
+    def is_noticed() -> bool:
+        # A sweep looks for lost copies only if there is something to remove.
+        _leave_idle(first, [f"probe{next(numbers)}"])
+        return "is away" in "".join(_sweep([first]))
+
     _leave_idle(first, OLD, LONG)
     with _sweeping([second, lost], DAY) as results, requesting(cluster3, OLD, LONG) as recording:
         time.sleep(1)
         lost.kill()
-        wait_for(lambda: "is away" in "".join(_sweep([first])), "the loss is noticed")
+        wait_for(is_noticed, "the loss is noticed")
         _leave_idle(first, IDLE)
         (error,) = _sweep([first])
         assert "A copy of the store is away: nothing is removed" in error
