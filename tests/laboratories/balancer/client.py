@@ -34,7 +34,7 @@ def _request(number: int, url: str, patience: float) -> None:
         answer.read()
         lines += [f"server {answer.headers['X-Server'] or ''}", f"status {answer.status}"]
     except (OSError, http.client.HTTPException) as error:
-        lines.append(f"error {type(error).__name__}")
+        lines.append(f"error {error!r}")
     finally:
         connection.close()
     lines += [f"ended {_now()}", ""]
