@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from multiprocessing.queues import Queue
@@ -122,26 +122,38 @@ def record(
     runs in each process first: a law is tested only if a broken limiter breaks it.  Their clock runs
     ``speed`` times as fast as real time, and also measures ``microseconds``.
     """
-    results: Queue[History | Exception] = _fork.Queue()
     barrier = _fork.Barrier(processes)
     began = clock()
 
     def fast() -> int:
         return began + (clock() - began) * speed
 
-    def work() -> None:
+    def work() -> History:
+        sabotage()
+        recorder = Recorder(root, limits, fast)
+        barrier.wait()
+        end = fast() + microseconds
+        while fast() < end or not recorder.history.denied:
+            recorder.hit("acme")
+        return recorder.history
+
+    return at_once([work] * processes)
+
+
+def at_once(actions: Sequence[Callable[[], History]]) -> History:
+    """Run each of these in a process of its own, all at once; return all that they did.
+
+    Raises the first exception that one of them raises.
+    """
+    results: Queue[History | Exception] = _fork.Queue()
+
+    def act(action: Callable[[], History]) -> None:
         try:
-            sabotage()
-            recorder = Recorder(root, limits, fast)
-            barrier.wait()
-            end = fast() + microseconds
-            while fast() < end or not recorder.history.denied:
-                recorder.hit("acme")
-            results.put(recorder.history)
+            results.put(action())
         except Exception as error:
             results.put(error)
 
-    workers = [_fork.Process(target=work) for _ in range(processes)]
+    workers = [_fork.Process(target=act, args=(action,)) for action in actions]
     for worker in workers:
         worker.start()
     parts = [results.get(timeout=600) for _ in workers]

@@ -8,7 +8,6 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing.queues import Queue
 from pathlib import Path
 from threading import BrokenBarrierError
 
@@ -22,7 +21,7 @@ from limiter.core.store import Store
 from limiter.core.sweep import GRACE, sweep_store
 from tests.core.broken_sweep import claim_any, clear_all, remove_at_once
 from tests.faults import kill, play
-from tests.history import History, Recorder, judge_l1, judge_s1, only
+from tests.history import History, Recorder, at_once, judge_l1, judge_s1, only
 from tests.limiting import LATER, admitted, entries, hit_at
 
 KILLED = [
@@ -96,32 +95,18 @@ class Play:
 
     def record(self, go_on: Callable[[Play], None]) -> History:
         """Return what all hitters did."""
-        results: Queue[History | Exception] = _fork.Queue()
 
-        def work(act: Callable[[], History]) -> None:
+        def work(act: Callable[[Callable[[Play], None]], History]) -> History:
             try:
-                results.put(act())
+                return act(go_on)
             except BrokenBarrierError:
-                results.put(History())  # another one reports why
-            except Exception as error:
-                results.put(error)
+                return History()  # another one reports why
+            except Exception:
                 self._is_over.value = 1
                 self._barrier.abort()
+                raise
 
-        actions = [partial(self._sweep, go_on), *[partial(self._hit, go_on)] * HITTERS]
-        workers = [_fork.Process(target=work, args=(act,)) for act in actions]
-        for worker in workers:
-            worker.start()
-        parts = [results.get(timeout=600) for _ in workers]
-        for worker in workers:
-            worker.join()
-        together = History()
-        for part in parts:
-            if isinstance(part, Exception):
-                raise part
-            together.admitted += part.admitted
-            together.denied += part.denied
-        return together
+        return at_once([partial(work, self._sweep), *[partial(work, self._hit)] * HITTERS])
 
     def move_together(self) -> None:
         """Go on while no hit is under way: by less than a window, or until all is idle."""
