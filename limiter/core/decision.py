@@ -6,7 +6,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Limits = Sequence[Limit]
     Names = dict[str, list[str]]
     Notes = Sequence[str]
     Views = Sequence["View"]

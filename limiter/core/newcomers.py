@@ -5,13 +5,13 @@ the register names, are not concerned.  Very few hits need this module.
 """
 
 import errno
-import posix
 
 from limiter.core.decision import Decision, View
 from limiter.core.directories import contents
-from limiter.core.furnish import fresh, furnish, must_exist
+from limiter.core.furnish import fresh, furnish
 from limiter.core.limit import Limit, clock
 from limiter.core.notation import parse
+from limiter.core.space import is_nearly_full
 from limiter.core.store import Store, StoreError
 
 TYPE_CHECKING = False
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _APP = ".newcomers"
 _REPORTS = ".refusals"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMLINK)  # EMLINK: ext4 may bound the directories in one
-_RESERVE = 1000  # inodes, or a tenth: for clients that the register names, and for other programs
 _PAUSE = 60.0  # seconds until a full store may have room
 
 
@@ -79,16 +78,6 @@ def _used(store: Store, limit: Limit) -> int:
             break
         used += limit.look(slots, clock(), 1)[1]
     return used
-
-
-def is_nearly_full(root: str) -> bool:
-    """Whether so few inodes are free that no strangers are taken in.  Raises StoreError."""
-    try:
-        status = posix.statvfs(root)
-    except OSError as error:
-        must_exist(root)
-        raise StoreError.of(error, root) from error
-    return status.f_favail < min(status.f_files // 10, _RESERVE)  # some file systems count no inodes
 
 
 def _report(attempt: "Attempt", what: str) -> "list[str]":

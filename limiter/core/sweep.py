@@ -14,6 +14,7 @@ from limiter.core.limit import SECOND, Limit, clock, time_of
 from limiter.core.privileges import become_owner
 from limiter.core.removal import remove, remove_empty
 from limiter.core.repair import LISTINGS, clear, one_each, settle
+from limiter.core.space import is_running_short
 from limiter.core.store import Store, StoreError, done, is_app, is_lost, patiently
 
 TYPE_CHECKING = False
@@ -30,7 +31,6 @@ A hit that stalls for longer between its look and its claim, or a clock that is 
 directory with some of its slots.
 """
 
-_SHORT = 10  # per cent of inodes or bytes free: then sweep sooner
 _NEW = ".new-"
 
 
@@ -51,21 +51,10 @@ def sweep(root: str, idle: float = HOUR) -> int:
     store = Store(root)
     is_short = is_running_short(root)
     swept = sweep_store(store, idle / 10 if is_short else idle)
-    done = f"{swept.removed} of {swept.directories} directories removed"
+    directories = f"{swept.removed} of {swept.directories} directories removed"
     short = ", sooner as inodes or bytes run short" if is_short else ""
-    print(f"{root}: {done}{short}, {swept.leftovers} leftovers of dead processes removed")
+    print(f"{root}: {directories}{short}, {swept.leftovers} leftovers of dead processes removed")
     return 0
-
-
-def is_running_short(root: str) -> bool:
-    """Whether less than a tenth of the inodes or bytes of a store's file system is free.  Raises StoreError."""
-    try:
-        status = posix.statvfs(root)
-    except OSError as error:
-        must_exist(root)
-        raise StoreError.of(error, root) from error
-    parts = ((status.f_favail, status.f_files), (status.f_bavail, status.f_blocks))
-    return any([free * 100 < every * _SHORT for free, every in parts])
 
 
 def sweep_store(store: Store, idle: float = HOUR, clock: "Callable[[], int]" = clock) -> Swept:

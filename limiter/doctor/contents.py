@@ -9,8 +9,8 @@ import random
 from limiter.core.directories import contents, limit_of
 from limiter.core.limiter import NEWCOMERS
 from limiter.core.newcomers import room
+from limiter.core.space import is_running_short
 from limiter.core.store import Store, StoreError, is_app, is_lost
-from limiter.core.sweep import is_running_short
 from limiter.doctor.filesystem import PASS, WARN, finding
 
 TYPE_CHECKING = False

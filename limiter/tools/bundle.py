@@ -35,7 +35,8 @@ BUNDLES = {
     "guard": (*_CHECK, "request.script_deadline", "apache.guard"),
     "health": (
         *_CHECK,
-        *("core.removal", "core.furnish", "core.directories", "core.newcomers", "apache.health"),
+        *("core.removal", "core.furnish", "core.space", "core.directories", "core.newcomers"),
+        "apache.health",
     ),
 }
 """The modules of each bundle."""

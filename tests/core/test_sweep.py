@@ -17,8 +17,9 @@ import pytest
 
 from limiter.core.limit import clock, make, number_of
 from limiter.core.limiter import Limiter
+from limiter.core.space import is_running_short
 from limiter.core.store import Store, StoreError
-from limiter.core.sweep import GRACE, Swept, is_running_short, sweep, sweep_store
+from limiter.core.sweep import GRACE, Swept, sweep, sweep_store
 from tests.faults import PASSING, run
 from tests.history import only
 from tests.limiting import (
