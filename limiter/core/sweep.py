@@ -49,7 +49,7 @@ def sweep(root: str, idle: float = HOUR) -> int:
     """
     become_owner(root)
     store = Store(root)
-    is_short = is_running_short(root)
+    is_short = patiently(is_running_short, root)
     swept = sweep_store(store, idle / 10 if is_short else idle)
     directories = f"{swept.removed} of {swept.directories} directories removed"
     short = ", sooner as inodes or bytes run short" if is_short else ""

@@ -467,6 +467,16 @@ def test_a_fault_that_passes_does_not_end_a_sweep(
     assert at > 1
 
 
+def test_a_fault_that_passes_before_the_sweep_does_not_end_it(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command first looks how much room there is: that call ended it, unlike all later ones."""
+    hit_at(root, "3/second")
+    before(monkeypatch, "statvfs", failing(errno.ENOTCONN))
+    assert sweep(root) == 0
+    assert entries(root) == []
+
+
 def test_root_sweeps_as_the_owner(root: str) -> None:
     """It does not touch what belongs to other users, though root could."""
     if os.geteuid() != 0:
