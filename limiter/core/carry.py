@@ -7,10 +7,10 @@ from collections import Counter
 
 from limiter.core.fixed import Fixed
 from limiter.core.furnish import fresh
-from limiter.core.hit import ROUNDS, Attempt, hit
+from limiter.core.hit import Attempt, hit
 from limiter.core.limit import Limit, Sliding, clock, time_of
 from limiter.core.limiter import Limiter
-from limiter.core.store import Store, StoreError, patiently
+from limiter.core.store import ROUNDS, Store, StoreError, patiently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _replace(attempt: Attempt, limit: Limit, hits: "Hits", now: int) -> None:
             new = _named(limit, names[-1], hits, now)
             if new == names[-1] or attempt.store.rename(directory, names[-1], new):
                 return
-    raise StoreError.contention(ROUNDS, f"{attempt.store.root}/{attempt.app}")
+    raise StoreError.contention(f"{attempt.store.root}/{attempt.app}")
 
 
 def _claim(

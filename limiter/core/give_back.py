@@ -2,15 +2,13 @@
 
 from limiter.core.limit import is_name
 from limiter.core.retry import survive
-from limiter.core.store import Store, StoreError
+from limiter.core.store import ROUNDS, Store, StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from limiter.core.hit import Claim
-
-_ROUNDS = 1000
 
 
 def give_back(
@@ -27,7 +25,7 @@ def give_back(
             free = view.limit.forgotten(old, clock() + view.limit.window)
             if store.rename(directory, new, max(view.limit.released(old), free)):
                 continue
-            for _ in range(_ROUNDS):
+            for _ in range(ROUNDS):
                 name = max(filter(is_name, store.names(directory)), default="")
                 undone = view.limit.returned(name, new, clock(), cost) if name else None
                 if undone is None or store.rename(directory, name, undone):

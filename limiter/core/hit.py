@@ -8,7 +8,7 @@ nobody knows whether the failed rename was done.
 
 from limiter.core.decision import Decision, View, deny
 from limiter.core.limit import Limit
-from limiter.core.store import Store, StoreError
+from limiter.core.store import ROUNDS, Store, StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     """A view, a directory, the old name in it and the new one."""
 
     Limits = Sequence[Limit]
-
-ROUNDS = 1000
-"""A hit gives up after so many looks.  If other hits took all slots each time, it is no normal race."""
 
 # A claim gets a new stamp if it took longer than 1/_STALL of the window and _STALL_LEAST microseconds.
 _STALL, _STALL_LEAST = 20, 10_000
@@ -53,7 +50,7 @@ def hit(
                 return Decision(True, 0.0, views, views[-1].now, cost, attempt.notes), views
         except StoreError as error:
             _survive(error, attempt.faults)
-    raise StoreError.contention(ROUNDS, f"{store.root}/{app}")
+    raise StoreError.contention(f"{store.root}/{app}")
 
 
 class Attempt:

@@ -10,10 +10,10 @@ import posix
 from limiter.core.decision import Decision, View, deny
 from limiter.core.directories import contents
 from limiter.core.furnish import must_exist
-from limiter.core.hit import ROUNDS, Attempt, hit
+from limiter.core.hit import Attempt, hit
 from limiter.core.limit import Limit, clock, is_provisional
 from limiter.core.notation import parse
-from limiter.core.store import Store, StoreError, is_app, patiently
+from limiter.core.store import ROUNDS, Store, StoreError, is_app, patiently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Limiter:
                     lost += not self._store.rename(directory, name, fresh)
             if not lost:
                 return
-        raise StoreError.contention(ROUNDS, f"{self._store.root}/{app_id}")
+        raise StoreError.contention(f"{self._store.root}/{app_id}")
 
     def _survey(self, app_id: str) -> "list[View]":
         """A view of each limit, with all directories that it has now.  Writes nothing."""

@@ -13,16 +13,15 @@ from limiter.core.furnish import link
 from limiter.core.limit import Limit, is_name, make, number_of, time_of
 from limiter.core.newcomers import furnish_if_there_is_room
 from limiter.core.removal import remove_empty
-from limiter.core.store import Store, StoreError, done
+from limiter.core.store import ROUNDS, Store, StoreError, done
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from limiter.core.decision import View
     from limiter.core.hit import Attempt
 
-# How often to list a directory that shows too few slots, and one that others furnish and sweep meanwhile.
 LISTINGS = 4
-_ROUNDS = 1000
+"""How often to list a directory that shows too few slots."""
 
 
 def complete(
@@ -37,7 +36,7 @@ def complete(
     numbers = limit.numbers(segment)
     seen: set[int] = set()
     now = listings = 0
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         slots, marks = contents(names, limit, segment)
         seen.update(map(limit.slot, slots))
         if not names:

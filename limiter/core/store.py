@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+ROUNDS = 1000
+"""So many times a process looks again after it has lost races.  To lose all of them is no normal race."""
+
 _APP = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
 
@@ -44,11 +47,11 @@ class StoreError(OSError):
         return cls(errno.EAGAIN, f"No thread to call the store: {error}")
 
     @classmethod
-    def contention(cls, rounds: int, path: str) -> "StoreError":
+    def contention(cls, path: str) -> "StoreError":
         """Other hits claimed every free slot first.  This is no normal race, so the store is suspect."""
         import errno
 
-        why = f"Other hits claimed every free slot first, {rounds} times in a row"
+        why = f"Other hits claimed every free slot first, {ROUNDS} times in a row"
         return cls(errno.EBUSY, f"{why} (test the store: python3 -m limiter doctor)", path)
 
     @property

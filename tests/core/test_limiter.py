@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limiter.core.furnish import fresh
-from limiter.core.hit import ROUNDS
 from limiter.core.limit import is_provisional
 from limiter.core.limiter import Limiter
-from limiter.core.store import StoreError
+from limiter.core.store import ROUNDS, StoreError
 from tests.limiting import (
     DAY,
     KINDS,
