@@ -8,7 +8,7 @@ import errno
 
 from limiter.core.decision import Decision, View
 from limiter.core.directories import contents
-from limiter.core.furnish import fresh, furnish
+from limiter.core.furnish import furnish
 from limiter.core.limit import Limit, clock
 from limiter.core.notation import parse
 from limiter.core.space import is_nearly_full
@@ -26,13 +26,14 @@ _PAUSE = 60.0  # seconds until a full store may have room
 
 
 def furnish_if_there_is_room(
-    attempt: "Attempt", limit: Limit, segment: int, directory: str
-) -> "Decision | None":
-    """Make a directory for this hit, or return the denial.
+    attempt: "Attempt", segment: int, directory: str, slots: "list[str]"
+) -> bool:
+    """Make a directory with these slots for this hit.  Returns whether this call made it.
 
-    Only the first directory of a stranger is bounded.  A full file system refuses strangers, and further
-    directories of anybody: those clients have slots already.  For a client that the register names, it is
-    an error.  Raises StoreError, and ValueError for a bad LIMITER_NEWCOMERS.
+    If there is no room, sets the denial, ``attempt.refused``.  Only the first directory of a stranger is
+    bounded.  A full file system refuses strangers, and further directories of anybody: those clients have
+    slots already.  For a client that the register names, it is an error.  Raises StoreError, and ValueError
+    for a bad LIMITER_NEWCOMERS.
     """
     store = attempt.store
     is_newcomer = segment == 0 and bool(attempt.newcomers)
@@ -41,8 +42,7 @@ def furnish_if_there_is_room(
         if not is_newcomer or not is_nearly_full(store.root):
             count = attempt.count(attempt.newcomers, _APP) if is_newcomer else None
             if count or count is None:
-                furnish(store.root, directory, fresh(limit, segment, attempt.clock()))
-                return None
+                return furnish(store.root, directory, slots)
             wait, why = count.retry_after, f"LIMITER_NEWCOMERS is {attempt.newcomers}"
     except StoreError as error:
         if error.errno not in _FULL or (segment == 0 and not is_newcomer):
@@ -51,7 +51,9 @@ def furnish_if_there_is_room(
     for view in views:
         view.used, view.next = view.limit.quota, 0 if wait == float("inf") else int(wait * 1e6)
     what = "new clients" if segment == 0 else "more hits of known clients"
-    return Decision(False, wait, views, 0, 0, _report(attempt, f"{what} are refused (429): {why}"))
+    notes = _report(attempt, f"{what} are refused (429): {why}")
+    attempt.refused = Decision(False, wait, views, 0, 0, notes)
+    return False
 
 
 def check(text: str) -> None:

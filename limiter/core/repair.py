@@ -9,7 +9,7 @@ import errno
 import posix
 
 from limiter.core.directories import GONE, contents
-from limiter.core.furnish import link
+from limiter.core.furnish import fresh, link
 from limiter.core.limit import Limit, is_name, make, number_of, time_of
 from limiter.core.newcomers import furnish_if_there_is_room
 from limiter.core.removal import remove_empty
@@ -40,7 +40,9 @@ def complete(
         slots, marks = contents(names, limit, segment)
         seen.update(map(limit.slot, slots))
         if not names:
-            attempt.refused = furnish_if_there_is_room(attempt, limit, segment, directory)
+            slots = sorted(fresh(limit, segment, attempt.clock()))
+            if furnish_if_there_is_room(attempt, segment, directory, slots):
+                return slots
             if attempt.refused is not None:
                 return []
         elif marks and listings:
