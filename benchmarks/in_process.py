@@ -35,6 +35,8 @@ from limiter.core.limit import clock
 from limiter.core.limiter import Limiter
 from limiter.core.notation import parse
 from limiter.core.store import Store
+from limiter.request.rules import Rules
+from limiter.request.rules import parse as parse_rules
 from tests.places import PYTHON, REPOSITORY, install, temporary
 
 MEMORY = "/dev/shm"
@@ -58,6 +60,9 @@ AT_MOST = {
     "admitted from memory: renames": 1,
     "first of 1000/hour: more calls": 0,
     "10/second admitted among many clients, disk": 1.10,
+    "1 rule": 2.0,
+    "1000 rules": 20.0,
+    "1000 expressions": 20.0,
 }
 """The claims: the figure with this name is at most this."""
 
@@ -367,6 +372,28 @@ def crowds(rounds: int) -> Iterator[Row]:
         yield Row("10/second admitted among many clients, disk", ratio, f"x among {FEW_CLIENTS:,}", each)
 
 
+def rules(rounds: int) -> Iterator[Row]:
+    """Which rule a request meets, in microseconds: an absolute time, since that was promised."""
+    numbers = range(1000)
+    texts = {
+        "1 rule": ["/api/ GET 1/second"],
+        "1000 rules": [f"/api/v{it % 10}/{'x' * (it % 40)}{it} * 1/second" for it in numbers],
+        "1000 expressions": [rf"^/api/v{it % 10}/item{it}/\d+$ * 1/second" for it in numbers],
+    }
+    long = 39 * "x"
+    paths = cycle(
+        ["/", "/api/v7/item997/12", f"/api/v3/{long}{long}", 9 * "/other", f"/api/v9/{long}999"]
+    )
+    for name, lines in texts.items():
+        met = parse_rules("\n".join(lines))
+
+        def find(met: Rules = met) -> object:
+            return met.find(next(paths), "GET")
+
+        each = median(batch(find)() for _ in range(rounds))
+        yield Row(name, each, "us a request", each)
+
+
 # The report.
 
 
@@ -381,7 +408,7 @@ def machine_and_stores() -> str:
     )
 
 
-MEASURES = (requests, looks, stays, firsts, others, crowds)
+MEASURES = (requests, looks, stays, firsts, others, crowds, rules)
 
 
 def measure(rounds: int) -> Iterator[Row]:

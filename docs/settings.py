@@ -16,9 +16,6 @@ from limiter.apache.guard import GUARD  # noqa: E402
 from limiter.report.settings import REPORT  # noqa: E402
 from limiter.request.settings import REQUEST  # noqa: E402
 
-_ALWAYS = ("LIMITER_ROOT", "LIMITER_LIMIT", "LIMITER_ON_ERROR")
-"""The settings that limiter.conf itself Defines."""
-
 
 def page(text: str) -> str:
     """Return the page with its tables as the settings say."""
@@ -33,15 +30,11 @@ def page(text: str) -> str:
 
 
 def configuration(text: str) -> str:
-    """Return Apache's configuration with a block for each setting: for scripts, and for the map's program."""
-    lines = []
-    for name in (*REQUEST, *REPORT, *GUARD):
-        block = [f'SetEnv {name} "${{{name}}}"']
-        if name not in GUARD:
-            block.append(f"Define LIMITER_PROGRAM \"${{LIMITER_PROGRAM}} '{name}=${{{name}}}'\"")
-        if name not in _ALWAYS:
-            block = [f"<IfDefine {name}>", *[f"    {line}" for line in block], "</IfDefine>"]
-        lines += [f"    {line}" for line in block]
+    """Return Apache's configuration with a line for each setting: for scripts, and for the map's program."""
+    lines = [
+        f"    Use Limiter{'Guard' if name in GUARD else ''}Setting {name}"
+        for name in (*REQUEST, *REPORT, *GUARD)
+    ]
     return _replaced(
         text, "    # Settings: docs/settings.py writes these lines.", "    # End of settings", lines
     )

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
     from limiter.core.decision import Decision
     from limiter.core.store import StoreError
+    from limiter.request.body import Body
     from limiter.request.gate import Verdict
-
-_FORM = b"application/x-www-form-urlencoded"
-_FORM_MOST = 65536
+    from limiter.request.ruled_gate import Counter
 
 
 def check() -> "NoReturn":
@@ -37,14 +36,14 @@ def check() -> "NoReturn":
     def bounded(seconds: float, function: "Callable[..., Verdict]", app_id: str) -> "Verdict":
         def late(error: "StoreError") -> "NoReturn":
             # Log first: this thread cannot prevent a signal from ending the process after the answer.
-            gate = Gate(Settings(environ), bounded)
+            gate = _gate(environ, bounded)
             verdict = gate.failed(app_id, error, lambda problem: report_problem(environ, problem, log))
             _end(environ, body, verdict, [])
 
         return watch_call(seconds, late, function, app_id)
 
     environ = _environ()
-    body = Body(environ)
+    body = body_of(environ)
     _end(environ, body, *_verdict(environ, bounded, body))
 
 
@@ -53,19 +52,26 @@ def guard() -> "Decision | None":
 
     Call it before anything is printed: it writes the RateLimit header fields, and the script's own
     headers follow.  The request's body is left unread.  Under mod_cgid the script should read it, or the
-    answer may be lost (see ``Body.drain``).  Returns the decision, or None if the store failed and
+    answer may be lost (``limiter.request.body``).  Returns the decision, or None if the store failed and
     LIMITER_ON_ERROR says to admit.
     """
     return admit(_environ())
 
 
-def admit(environ: "Mapping[bytes, bytes]") -> "Decision | None":
-    """Do what ``guard`` does, with the settings and the request in ``environ``."""
+def admit(
+    environ: "Mapping[bytes, bytes]", counters: "list[Counter] | None" = None
+) -> "Decision | None":
+    """Do what ``guard`` does, with the settings and the request in ``environ``.
+
+    ``counters`` is for who sees the status of the answer (``limiter.request.ruled_gate``).
+    """
     from limiter.request.script_deadline import call_within  # check.py does not need it
 
-    (status, decision), problems = _verdict(environ, call_within)
+    if environ.get(b"REDIRECT_STATUS", b"")[:1] in (b"4", b"5"):
+        return None  # Apache's ErrorDocument, for a request that has been answered
+    (status, decision), problems = _verdict(environ, call_within, None, counters)
     if status is not OK:
-        _end(environ, Body(environ), (status, decision), problems)
+        _end(environ, body_of(environ), (status, decision), problems)
     for problem in problems:
         report_problem(environ, problem, log)
     if not write(header(standings(decision))):
@@ -77,7 +83,7 @@ def refuse(
     environ: "Mapping[bytes, bytes]", status: str, problem: "Exception | str | None" = None
 ) -> "NoReturn":
     """Answer with that status without checking a limit, then report the problem, and end the process."""
-    _end(environ, Body(environ), (status, None), [] if problem is None else [problem])
+    _end(environ, body_of(environ), (status, None), [] if problem is None else [problem])
 
 
 def log(reason: str) -> None:
@@ -88,51 +94,15 @@ def log(reason: str) -> None:
         pass  # there is nowhere left to report it
 
 
-class Body:
-    """The request's body, on standard input.  It reads at most the length that the server announced."""
-
-    def __init__(self, environ: "Mapping[bytes, bytes]") -> None:
-        length = environ.get(b"CONTENT_LENGTH", b"")
-        media_type = environ.get(b"CONTENT_TYPE", b"").partition(b";")[0].strip().lower()
-        self._left = int(length) if length.isdigit() and len(length) < 19 else 0
-        self._is_form = media_type == _FORM and self._left <= _FORM_MOST
-        # A chunked body has no known length, and the server closes the input after it.
-        self._is_chunked = b"HTTP_TRANSFER_ENCODING" in environ and not self._left
-
-    def form(self) -> bytes:
-        """Return the whole body if it is a complete form of at most 64 KiB; else nothing."""
-        body = b""
-        while self._is_form and self._left:
-            part = self._read()
-            if not part:
-                return b""
-            body += part
-        return body
-
-    def drain(self) -> None:
-        """Read what is left of the body.
-
-        Apache's mod_cgid gives a script one socket for its input and output.  If that is closed while it
-        has unread input, the kernel discards the answer.
-        """
-        try:
-            while (self._left or self._is_chunked) and self._read():
-                pass
-        except OSError:
-            pass  # nothing can be read, so no unread input is left
-
-    def _read(self) -> bytes:
-        part = posix.read(0, 65536 if self._is_chunked else min(self._left, 65536))
-        self._left -= 0 if self._is_chunked else len(part)
-        return part
-
-
 def _verdict(
-    environ: "Mapping[bytes, bytes]", bounded: "Callable[..., Verdict]", body: "Body | None" = None
+    environ: "Mapping[bytes, bytes]",
+    bounded: "Callable[..., Verdict]",
+    body: "Body | None" = None,
+    counters: "list[Counter] | None" = None,
 ) -> "tuple[Verdict, list[Exception | str]]":
     """Return the verdict on the request, and the problems to report.  Never raises."""
     try:
-        gate = Gate(Settings(environ), bounded)
+        gate = _gate(environ, bounded, counters)
     except ValueError as error:
         return (INTERNAL_SERVER_ERROR, None), [error]
     problems: list[Exception | str] = []
@@ -146,6 +116,29 @@ def _verdict(
     return gate.verdict(find, problems.append), problems
 
 
+def _gate(
+    environ: "Mapping[bytes, bytes]",
+    bounded: "Callable[..., Verdict]",
+    counters: "list[Counter] | None" = None,
+) -> Gate:
+    """Return the gate for this request.  Raises ValueError for a mistake in the settings or rules."""
+    settings = Settings(environ)
+    if settings.rules or b"LIMITER_COUNTED" in environ:
+        from limiter.request.ruled_gate import gate_for
+
+        return gate_for(settings, environ, bounded, counters)
+    return Gate(settings, bounded)
+
+
+def body_of(environ: "Mapping[bytes, bytes]") -> "Body | None":
+    """Return the body of the request; None if it has none."""
+    if environ.get(b"CONTENT_LENGTH", b"0") in (b"", b"0") and b"HTTP_TRANSFER_ENCODING" not in environ:
+        return None
+    from limiter.request.body import Body  # most requests have none
+
+    return Body(environ)
+
+
 def _environ() -> "Mapping[bytes, bytes]":
     """Return the current environment.  A script that imported os may have changed it there."""
     os = sys.modules.get("os")
@@ -154,20 +147,27 @@ def _environ() -> "Mapping[bytes, bytes]":
 
 def _end(
     environ: "Mapping[bytes, bytes]",
-    body: Body,
+    body: "Body | None",
     verdict: "Verdict",
     problems: "list[Exception | str]",
 ) -> "NoReturn":
     """Answer, then report the problems, and end the process."""
     status = verdict[0]
+
+    def why() -> str:
+        from limiter.request.reasons import reason_of_cgi
+
+        return reason_of_cgi(environ, *((b"", "") if body is None else (body.text, body.fault)))
+
     if problems:
         _outlive_the_client()
     is_taken = write(answer(*verdict, environ.get(b"REQUEST_METHOD") == b"HEAD"))
     for problem in problems:
         report_problem(environ, problem, log)
     if is_taken:
-        report_denial(status, environ.get(b"LIMITER_LOG_LEVEL"), lambda: environ)
-        body.drain()
+        report_denial(status, environ.get(b"LIMITER_LOG_LEVEL"), lambda: environ, why)
+        if body is not None:
+            body.drain()
     hang_up()
     # Nothing is left to flush or close.  An orderly exit would take a tenth of the whole time.
     posix._exit(0)

@@ -10,12 +10,14 @@ import posix
 
 from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
 from limiter.report.problems import report_denial, report_problem, write_line
-from limiter.request.long_running import Gates
+from limiter.request.long_running import EXEMPT, Gates, LongRunningGate
+from limiter.request.one_hit import COUNTED, POLICIES
+from limiter.request.paths import text_of
 from limiter.request.response import INTERNAL_SERVER_ERROR, OK, body, fields, standings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -27,18 +29,22 @@ if TYPE_CHECKING:
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
+__all__ = ["EXEMPT", "RateLimit"]
+
+
 class RateLimit:
     """Answers 401, 429 or 500 itself, as the settings say, or calls the application.
 
     The settings are variables, read at each request.  Variables of the request's environ (Apache's
     SetEnv) take precedence over those of the process.  The body is never read.
 
-    If a ``limiter`` is given, it alone decides, without the settings for the store, the limits and the
-    register.  If a ``key`` is given, it replaces LIMITER_KEY.  It is text in that notation, or a function
-    that gets the environ and returns who asks: any text, or None for a 401.
+    If a ``limiter`` is given, it alone decides, without the settings for the store, the limits, the
+    register and the rules.  If a ``key`` is given, it replaces LIMITER_KEY.  It is text in that notation,
+    or a function that gets the environ and returns who asks: any text, None for a 401, or EXEMPT.  If
+    ``rules`` are given, a text each (docs/rules.md), they replace LIMITER_RULES.
 
     The application finds the Decision in ``environ["limiter.decision"]``.  It is None if nothing was
-    counted, as for an unlimited app_id or in shadow mode.  Raises ValueError for a bad key.
+    counted, as for an unlimited app_id or in shadow mode.  Raises ValueError for a bad key or rule.
     """
 
     def __init__(
@@ -46,45 +52,114 @@ class RateLimit:
         app: "WSGIApplication",
         limiter: "Limiter | None" = None,
         key: "str | Callable[[WSGIEnvironment], str | None] | None" = None,
+        rules: "Sequence[str] | None" = None,
     ) -> None:
+        self._arguments = app, limiter, key, rules
         self._app = app
-        self._gates = Gates(limiter, key)
+        self._gates = Gates(limiter, key, rules)
+
+    def __reduce__(self) -> "tuple[type, tuple[object, ...]]":
+        """A copy, or what is pickled, begins with the same arguments and nothing else."""
+        return type(self), self._arguments
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
         """Answer a request."""
-        status, decision = self._verdict(environ)
+        visit = _Visit(environ)
+        status, decision = visit.verdict(self._gates)
         if status is not OK:
-            return _refuse(environ, start_response, status, decision)
+            return _refuse(environ, start_response, status, decision, visit.why)
         environ["limiter.decision"] = decision
-        if decision is None:
+        if visit.is_counted or (decision is None and visit.counter is None):
             return self._app(environ, start_response)
 
         def start(
             status: str, headers: "list[tuple[str, str]]", exc_info: "ExcInfo | None" = None
         ) -> "Callable[[bytes], object]":
-            return start_response(status, [*headers, *standings(decision)], exc_info)
+            counted = visit.count(status)
+            shown = decision if counted is None else counted
+            return start_response(status, [*headers, *standings(shown)], exc_info)
 
         return self._app(environ, start)
 
-    def _verdict(self, environ: "WSGIEnvironment") -> "Verdict":
-        def log(problem: "Exception | str") -> None:
-            report_problem(
-                variables(environ), problem, lambda reason: write_line(environ["wsgi.errors"], reason)
-            )
 
-        def get(name: bytes) -> "bytes | None":
-            value = environ.get(name.decode("latin-1"))
-            return None if value is None else value.encode("latin-1")
+class _Visit:
+    """A request on its way through this door.
 
-        def find() -> "str | None":
-            return gate.find(environ, get, environ.get("QUERY_STRING", "").encode("latin-1"))
+    ``is_counted``: whether an outer door has counted the same.  ``counter`` counts the request when its
+    answer has a status that counts.
+    """
 
+    def __init__(self, environ: "WSGIEnvironment") -> None:
+        self.is_counted = False
+        self.counter: LongRunningGate | None = None
+        self._environ = environ
+        self._app_id: str | None = None
+
+    def verdict(self, gates: Gates) -> "Verdict":
+        environ = self._environ
+        if environ.get("REDIRECT_STATUS", "")[:1] in ("4", "5"):
+            return OK, None  # Apache's ErrorDocument, for a request that has been answered
         try:
-            gate = self._gates.choose(environ)
+            gate = gates.choose(environ)
+            if gate.has_rules:
+                gate = gate.meet(_path(environ), environ["REQUEST_METHOD"], self._log)
         except ValueError as error:
-            log(error)
+            self._log(error)
             return INTERNAL_SERVER_ERROR, None
-        return gate.verdict(find, log)
+        self._gate = gate
+        verdict = gate.verdict(self._find, self._log, self._decide)
+        if self._app_id is not None and not self.is_counted:
+            self.counter = gate.counter
+        return verdict
+
+    def count(self, status: str) -> "Decision | None":
+        """Count the request if the rule counts this status.  Returns what was decided then."""
+        counter = self.counter
+        if counter is None or not counter.counts(status):
+            return None
+        self.counter = None
+        return counter.verdict(lambda: self._app_id, self._log)[1]
+
+    def _decide(self, app_id: str) -> "Verdict":
+        environ = self._environ
+        if app_id is EXEMPT:
+            return OK, None
+        gate, outer = self._gate, environ.get(POLICIES, {})
+        counted = environ.get(COUNTED)
+        policy = gate.kind(), app_id
+        if policy in outer or (counted and counted == gate.policy(app_id)):
+            self.is_counted = True
+            return OK, outer.get(policy)
+        verdict = gate.decide(app_id)
+        self._app_id = app_id
+        environ[POLICIES] = {**outer, policy: verdict[1]}
+        return verdict
+
+    def why(self) -> str:
+        """Why it got 401, for the log."""
+        return self._gate.why(self._get, self._query())
+
+    def _find(self) -> "str | None":
+        return self._gate.find(self._environ, self._get, self._query())
+
+    def _get(self, name: bytes) -> "bytes | None":
+        value = self._environ.get(name.decode("latin-1"))
+        return None if value is None else value.encode("latin-1")
+
+    def _query(self) -> bytes:
+        query: str = self._environ.get("QUERY_STRING", "")
+        return query.encode("latin-1")
+
+    def _log(self, problem: "Exception | str") -> None:
+        environ = self._environ
+        report_problem(
+            variables(environ), problem, lambda reason: write_line(environ["wsgi.errors"], reason)
+        )
+
+
+def _path(environ: "WSGIEnvironment") -> str:
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return path if path.isascii() else text_of(path.encode("latin-1"))
 
 
 def variables(environ: "WSGIEnvironment") -> "dict[bytes, bytes]":
@@ -101,9 +176,10 @@ def _refuse(
     start_response: "StartResponse",
     status: str,
     decision: "Decision | None",
+    why: "Callable[[], str]",
 ) -> "list[bytes]":
     level = environ.get("LIMITER_LOG_LEVEL", "").encode() or posix.environ.get(b"LIMITER_LOG_LEVEL")
-    report_denial(status, level, lambda: variables(environ))
+    report_denial(status, level, lambda: variables(environ), why)
     message = body(status)
     start_response(status, [*fields(status, decision), ("Content-Length", str(len(message)))])
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]

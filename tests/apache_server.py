@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,10 +40,16 @@ _MODULES = ("/usr/lib/apache2/modules", "/usr/lib64/httpd/modules")
 _USERS = ("www-data", "apache")
 _DEADLINE = 120
 _ATTEMPTS = 10
-_MESSAGES = {200: "OK", 401: "Unauthorized", 429: "Too Many Requests", 500: "Internal Server Error"}
+_MESSAGES = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+}
 
 # The modules that the limiter needs, as Debian and RHEL load them.  Debian has some of them built in.
-_LOADED = ("unixd", "authz_core", "alias", "env", "headers")
+_LOADED = ("unixd", "authz_core", "actions", "alias", "env", "headers", "macro")
 
 _CONFIGURATION = """\
 ServerRoot "{directory}"
@@ -62,7 +68,7 @@ DefaultRuntimeDir "{directory}"
 </Directory>
 {before}
 {definitions}
-Include "{limiter}"
+{limiter}
 {after}
 """
 
@@ -128,28 +134,33 @@ def apache(
     without: tuple[str, ...] = (),
     after: str = "",
     modules: tuple[str, ...] = (),
+    limiter: bool = True,
 ) -> Iterator[Server]:
     """Run a server that includes the limiter's configuration unchanged.
 
     LIMITER_HOME is ``home``, and ``settings`` are further definitions.  ``before`` and ``after`` are
     configuration that comes before and after the limiter's.  ``modules`` are loaded in addition,
-    ``without`` are not loaded.  The time-out of the store is long unless the settings say otherwise,
+    ``without`` are not loaded.  Without ``limiter`` the
+    limiter's configuration is not included.  The time-out of the store is long unless the settings say otherwise,
     because a store can be slow on a busy machine.
     """
-    program = _found(_PROGRAMS)
+    program = found_program()
     with temporary("/tmp") as directory:
         root = own_store(directory)
         default = {"LIMITER_HOME": home, "LIMITER_ROOT": root, "LIMITER_TIMEOUT": LONG}
         cgi = "cgi" if mpm == "prefork" else "cgid"
-        loaded = [name for name in (f"mpm_{mpm}", *_LOADED, cgi, *modules) if name not in without]
-        files = {name: Path(_found(_MODULES), f"mod_{name}.so") for name in loaded}
+        loaded = [
+            name
+            for name in dict.fromkeys((f"mpm_{mpm}", *_LOADED, cgi, *modules))
+            if name not in without
+        ]
         configuration = _CONFIGURATION.format(
             directory=directory,
-            modules=_lines("LoadModule {}_module {}", {k: it for k, it in files.items() if it.exists()}),
+            modules=module_lines(loaded),
             user=f"User {_user()}\nGroup {_user()}" if os.geteuid() == 0 else "",
             before=before,
             definitions=_lines('Define {} "{}"', {**default, **(settings or {})}),
-            limiter=REPOSITORY / "deploy/apache/limiter.conf",
+            limiter=f'Include "{REPOSITORY}/deploy/apache/limiter.conf"' if limiter else "",
             after=after,
         )
         process, port = _start(program, directory, configuration, "cgid" in loaded)
@@ -172,6 +183,17 @@ def assert_answer(reply: Reply, status: int) -> None:
     for name in ("RateLimit", "RateLimit-Policy"):
         assert len(reply.headers.get_all(name, [])) == (status in (200, 429)), name
     assert "Vary" not in reply.headers
+
+
+def found_program() -> str:
+    """Return the path of Apache's program, or skip the test."""
+    return _found(_PROGRAMS)
+
+
+def module_lines(names: Iterable[str]) -> str:
+    """Return the configuration that loads these modules, without those that are built in."""
+    files = {name: Path(_found(_MODULES), f"mod_{name}.so") for name in names}
+    return _lines("LoadModule {}_module {}", {k: it for k, it in files.items() if it.exists()})
 
 
 def own_store(place: Path) -> Path:

@@ -35,7 +35,7 @@ def install(place: Path) -> None:
     """Copy the package and cgi-bin to ``place``, laid out and precompiled as the installer does it."""
     for name in ("limiter", "cgi-bin"):
         shutil.copytree(REPOSITORY / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("500.json", "guard.conf", "map.conf", "rewritemap"):
+    for name in ("500.json", "guard.conf", "macros.conf", "map.conf", "rewritemap"):
         shutil.copy(REPOSITORY / "deploy/apache" / name, place)
     subprocess.run(
         [PYTHON, "-B", "-m", "limiter", "compile"], cwd=place, stdout=subprocess.DEVNULL, check=True

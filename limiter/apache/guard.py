@@ -14,6 +14,7 @@ import sys
 from errno import EACCES, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR
 
 from limiter.cgi import admit, log, refuse
+from limiter.report.problems import report_problem
 from limiter.request.deadline import hang_up
 from limiter.request.response import INTERNAL_SERVER_ERROR, NOT_FOUND
 from limiter.request.script_deadline import is_stuck
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
+    from limiter.request.ruled_gate import Counter
     from limiter.request.settings import Table
 
 GUARD: "Table" = {
@@ -79,9 +81,10 @@ def run() -> "NoReturn":
         settings = Settings(environ, GUARD)
     except Exception as error:
         refuse(environ, INTERNAL_SERVER_ERROR, error)
-    admit(environ)
+    counters: list[Counter] | None = [] if settings.supervise == "1" else None
+    admit(environ, counters)
     try:
-        _start(environ, script, settings)
+        _start(environ, script, settings, counters)
     except Exception as error:
         refuse(environ, INTERNAL_SERVER_ERROR, error)
 
@@ -173,9 +176,12 @@ def _real(path: bytes) -> bytes:
 
 
 def _start(
-    environ: "Mapping[bytes, bytes]", script: "dict[bytes, bytes]", settings: Settings
+    environ: "Mapping[bytes, bytes]",
+    script: "dict[bytes, bytes]",
+    settings: Settings,
+    counters: "list[Counter] | None",
 ) -> "NoReturn":
-    """Let the script answer.  Raises OSError if it cannot be started."""
+    """Let the script answer, and count that if a rule says so.  Raises OSError if it cannot be started."""
     parent = posix.getppid()
     if is_stuck() and posix.fork():
         # A process with a stuck thread cannot become another program: execve would wait for the thread.
@@ -187,7 +193,14 @@ def _start(
     from limiter.scripts.supervise import supervise
 
     script.setdefault(b"PYTHONFAULTHANDLER", b"1")
-    supervise(environ, settings.script_timeout, lambda: _become(script, parent))
+
+    def count(status: str) -> None:
+        from limiter.request.script_deadline import call_within
+
+        for counter in counters or ():
+            counter.count(status, lambda problem: report_problem(environ, problem, log), call_within)
+
+    supervise(environ, settings.script_timeout, lambda: _become(script, parent), count)
 
 
 def _become(script: "dict[bytes, bytes]", parent: int) -> "NoReturn":

@@ -10,7 +10,7 @@ called, because no request needs one.  docs/apache.md says what the answers mean
 
 import posix
 
-from limiter.cgi import Body, log, write
+from limiter.cgi import body_of, log, write
 from limiter.core.furnish import furnish
 from limiter.core.limit import clock, make
 from limiter.core.newcomers import check, room
@@ -47,6 +47,10 @@ def health() -> "NoReturn":
         Key(settings.key, settings.trusted_proxies)
         check(settings.newcomers)
         more = ""
+        if settings.rules and settings.mode != "off":
+            from limiter.request.rules_file import load
+
+            load(settings.rules)
         if settings.mode != "off":
             more = watch_call(settings.timeout, lambda error: _fail(environ, error), _try, settings)
     except Exception as error:
@@ -108,6 +112,8 @@ def _fail(environ: "Mapping[bytes, bytes]", error: Exception) -> "NoReturn":
 def _end(environ: "Mapping[bytes, bytes]", status: str, message: bytes) -> "NoReturn":
     head = header([("Status", status), *fields(status, None)]) + b"\n"
     if write(head if environ.get(b"REQUEST_METHOD") == b"HEAD" else head + message):
-        Body(environ).drain()
+        rest = body_of(environ)
+        if rest is not None:
+            rest.drain()
     hang_up()
     posix._exit(0)

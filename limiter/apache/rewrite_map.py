@@ -2,116 +2,232 @@
 
 Apache writes one line about a request, and waits for the answer::
 
-    ADDRESS QUERY HEADER             %{REMOTE_ADDR} %{QUERY_STRING} %{HTTP:...}
-    STATUS|POLICY|RATELIMIT|RETRY    429|"10-per-1s";q=10;w=1|"10-per-1s";r=0;t=1|1
+    ADDRESS METHOD PATH QUERY FORWARDED HEADER
+    STATUS|POLICY|RATELIMIT|RETRY|COUNTED      429|"10-per-1s";q=10;w=1|"10-per-1s";r=0;t=1|1|
 
-QUERY is the query string as sent.  HEADER is the header that the key is taken from, else X-Forwarded-For.
-Both may be empty, and only HEADER may contain blanks.  All fields of an answer but the status may be empty.
+PATH is the decoded path, escaped again (int:escape).  QUERY is the query string as sent.  FORWARDED is
+X-Forwarded-For, escaped likewise.  HEADER is the header that the argument ``HEADER`` names.  Only HEADER may
+contain blanks.  All may be empty, and all fields of an answer but the status, too.  COUNTED names what was
+counted (``limiter.request.one_hit``).  The answer is ``none`` if neither a rule nor LIMITER_PATHS is for
+the path.
 
 The settings are arguments, because the program gets the environment of Apache's parent process, without
-the variables of SetEnv.  Apache starts it as root.
+the variables of SetEnv.  Apache starts it as root.  It reads no request before it is the owner of the store.
 """
 
 import errno
 import os
 import sys
 
+from limiter.apache import preload  # noqa: F401
 from limiter.apache.graceful_restart import Handover
+from limiter.apache.map_rules import Guarded, read_arguments
 from limiter.cgi import log
 from limiter.core.furnish import must_exist
 from limiter.core.privileges import become_owner
 from limiter.core.store import StoreError
-from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
 from limiter.report.problems import report_denial, report_problem
+from limiter.report.sampler import EVERY, Sampler
+from limiter.request.key import unquote
 from limiter.request.long_running import LongRunningGate
-from limiter.request.response import INTERNAL_SERVER_ERROR, fields
+from limiter.request.paths import text_of
+from limiter.request.response import INTERNAL_SERVER_ERROR, OK, fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import BinaryIO
 
     from limiter.core.decision import Decision
-    from limiter.request.gate import Verdict
+    from limiter.request.rule import Rule
+    from limiter.request.rules import Rules
 
 _FORWARDED = b"HTTP_X_FORWARDED_FOR"
 _ADDRESS = b"REMOTE_ADDR"
 _ROOTS = "The store belongs to root (give it to the user that Apache runs as)"
+_NOT_GUARDED = b"none\n"
 
 
 def main(handover: Handover) -> None:
     """Answer the lines of standard input until it ends.
 
-    The settings are the arguments of the process, each ``NAME=VALUE``.
+    The settings and rules are the arguments of the process: ``limiter.apache.map_rules``.
     """
-    variables = [argument.partition("=") for argument in sys.argv[1:]]
-    environ = {name.encode(): os.fsencode(value) for name, _, value in variables}
     try:
-        answer_all(handover.lines(sys.stdin.buffer), sys.stdout.buffer, environ)
+        answer_all(handover.lines(sys.stdin.buffer), sys.stdout.buffer, sys.argv[1:])
     except (BrokenPipeError, KeyboardInterrupt):
         # Apache has ended, or is being ended from its terminal.  Nothing is left to flush.
         os._exit(0)
 
 
-def answer_all(requests: "Iterable[bytes]", answers: "BinaryIO", environ: "dict[bytes, bytes]") -> None:
+def answer_all(requests: "Iterable[bytes]", answers: "BinaryIO", arguments: "Sequence[str]") -> None:
     """Answer each line of ``requests`` at once.
 
-    If the settings contain a mistake, each answer is 500, and each is logged.
+    If the settings or rules contain a mistake, each answer is 500, and each is logged.
     """
-    try:
-        gate: _Gate | ValueError = _Gate(environ)
-    except ValueError as error:
-        gate = error
+    door = _Door(arguments)
     for line in requests:
-        answers.write(_line(*_verdict(gate, line, environ)))
+        answers.write(door.answer(line))
         answers.flush()
 
 
 class _Gate(LongRunningGate):
-    """A gate that calls the store only as its owner."""
+    """A gate for lines of the map.  ``name``: the header that they have, None for that of the key."""
 
-    def __init__(self, environ: "dict[bytes, bytes]") -> None:
-        super().__init__(environ)
+    sees_status = False
+
+    def __init__(
+        self, environ: "dict[bytes, bytes]", rules: "Rules | None" = None, name: "str | None" = None
+    ) -> None:
+        self.header = _FORWARDED if name is None else _variable(name)
+        key = environ.get(b"LIMITER_KEY", b"")
+        if name is None and key.startswith(b"header:"):
+            self.header = _variable(os.fsdecode(key[7:]))
+        super().__init__(environ, rules=rules)
+        self.check_key()
+
+    def check_key(self) -> None:
+        """Raise ValueError if a line does not say who asks."""
         variable = self.key.variable
-        if variable is not None and variable != _ADDRESS and self.settings.key.startswith("env:"):
+        if variable in (None, _ADDRESS, _FORWARDED, self.header):
+            return
+        kind, _, name = self._key_text.partition(":")
+        if kind == "env":
             raise ValueError(
-                f"LIMITER_KEY={self.settings.key!r:.200}: Apache asks before it has any other variable"
+                f"LIMITER_KEY={self._key_text!r:.200}: Apache asks before it has any other variable"
                 " than REMOTE_ADDR (take that, a header or a parameter)"
             )
-        self.header = _FORWARDED if variable in (None, _ADDRESS) else variable
+        raise ValueError(
+            f"key={self._key_text!r:.200}: Apache sends another header (Define LIMITER_HEADER {name!r:.100})"
+        )
 
-    def hit(self, limits: str, app_id: str, newcomers: str) -> "Decision":
-        """Count a hit, never as root."""
-        if os.geteuid() == 0:
-            root = self.settings.store(app_id)
+    def for_rule(self, rule: "Rule") -> "LongRunningGate":
+        """As in any long-running gate.  Raises ValueError if a line does not say who asks."""
+        gate = super().for_rule(rule)
+        assert isinstance(gate, _Gate)
+        gate.check_key()
+        return gate
+
+    def leave_root(self) -> None:
+        """If this process is root, become the owner of a store, for good.  Raises StoreError if it cannot."""
+        roots = self.settings.root or (self.settings.store(""),)
+        for root in roots:
             become_owner(root)
-            if os.geteuid() == 0:
-                must_exist(root)
-                raise StoreError(errno.EPERM, _ROOTS, root)
-        return super().hit(limits, app_id, newcomers)
+            if os.geteuid() != 0:
+                return
+        for root in roots:
+            must_exist(root)
+        raise StoreError(errno.EPERM, _ROOTS, roots[0])
+
+    def describe(self, line: "_Line") -> "dict[bytes, bytes]":
+        """The variables that describe a request in the log."""
+        variables = {
+            b"REQUEST_METHOD": line.method,
+            b"PATH_INFO": line.path,
+            b"QUERY_STRING": line.query,
+        }
+        return {**variables, b"LIMITER_KEY": os.fsencode(self._key_text)}
 
 
-def _verdict(gate: "_Gate | ValueError", line: bytes, environ: "dict[bytes, bytes]") -> "Verdict":
-    def request() -> "dict[bytes, bytes]":
-        return {**environ, b"QUERY_STRING": line.partition(b" ")[2].partition(b" ")[0]}
+class _Line:
+    """A request: what a line of Apache says.  Raises ValueError if it is no such line."""
 
-    def log_problem(problem: "Exception | str") -> None:
-        report_problem(request(), problem, log)
-
-    if isinstance(gate, ValueError):
-        log_problem(gate)
-        return INTERNAL_SERVER_ERROR, None
-
-    def find() -> "str | None":
-        address, query, header = line.rstrip(b"\n").split(b" ", 2)
-        return gate.key.find({_ADDRESS: address, gate.header: header}.get, query)
-
-    verdict = gate.verdict(find, log_problem)
-    report_denial(verdict[0], environ.get(b"LIMITER_LOG_LEVEL"), request)
-    return verdict
+    def __init__(self, line: bytes, header: bytes) -> None:
+        address, self.method, path, self.query, forwarded, value = line.rstrip(b"\n").split(b" ", 5)
+        self.path = unquote(path)
+        self._variables = {_FORWARDED: unquote(forwarded), header: value, _ADDRESS: address}
+        self.who = (self._variables.get, self.query)
 
 
-def _line(status: str, decision: "Decision | None") -> bytes:
+class _Door:
+    """Answers lines by the settings and rules in the arguments."""
+
+    def __init__(self, arguments: "Sequence[str]") -> None:
+        self._sampler = Sampler()
+        self._environ: dict[bytes, bytes] = {}
+        self._mistake: ValueError | None = None
+        try:
+            settings, rules = read_arguments(arguments)
+            self._environ = {name.encode(): os.fsencode(value) for name, value in settings.items()}
+            self._gate = _Gate(self._environ, rules, settings.get("HEADER"))
+            self._guarded = Guarded(settings.get("PATHS"), rules is None)
+        except ValueError as error:
+            self._mistake = error
+        self._has_rules = self._mistake is None and rules is not None
+        self._is_root = os.geteuid() == 0
+        if self._is_root and self._mistake is None:
+            try:
+                self._leave_root()
+            except StoreError:
+                pass  # the first request reports it, unless the store is there by then
+
+    def answer(self, text: bytes) -> bytes:
+        """Return the answer to a line."""
+        if self._mistake is not None:
+            self._log(self._mistake)
+            return _line(INTERNAL_SERVER_ERROR)
+        if self._gate.constant:
+            return _line(OK)
+        try:
+            if self._is_root:
+                self._leave_root()
+            line = _Line(text, self._gate.header)
+        except (StoreError, ValueError) as error:
+            return _line(self._gate.failed(None, error, self._log)[0])
+        return self._decide(line)
+
+    def _decide(self, line: _Line) -> bytes:
+        path = text_of(line.path)
+        is_guarded = self._guarded.has(path)
+        gate = self._gate
+
+        def report(problem: "Exception | str") -> None:
+            self._log(problem, gate.describe(line))
+
+        if is_guarded or self._has_rules:
+            met = gate.meet(path, line.method.decode("latin-1"), report)
+            assert isinstance(met, _Gate)
+            gate = met
+        if gate is self._gate and not is_guarded:
+            return _NOT_GUARDED
+        app_ids: list[str | None] = []
+
+        def find() -> "str | None":
+            app_ids.append(gate.key.find(*line.who))
+            return app_ids[0]
+
+        status, decision = gate.verdict(find, report)
+        level = self._environ.get(b"LIMITER_LOG_LEVEL")
+        report_denial(
+            *(status, level, lambda: {**self._environ, **gate.describe(line)}),
+            lambda: gate.why(*line.who),
+        )
+        counted = ""
+        if status is OK and app_ids and (decision is not None or gate.settings.mode != "enforce"):
+            counted = gate.policy(app_ids[0] or "")
+        return _line(status, decision, counted)
+
+    def _log(self, problem: "Exception | str", variables: "dict[bytes, bytes] | None" = None) -> None:
+        if isinstance(problem, str):
+            log(problem)
+            return
+        number = self._sampler.number(problem)
+        if number:
+            report_problem({**self._environ, **(variables or {})}, problem, log)
+        if number > 1:
+            log(f"this was error {number} of its kind; one in {EVERY} is logged")
+
+    def _leave_root(self) -> None:
+        self._gate.leave_root()
+        self._is_root = False
+
+
+def _variable(name: str) -> bytes:
+    return b"HTTP_" + os.fsencode(name).upper().replace(b"-", b"_")
+
+
+def _line(status: str, decision: "Decision | None" = None, counted: str = "") -> bytes:
     values = dict(fields(status, decision))
     names = ("RateLimit-Policy", "RateLimit", "Retry-After")
-    return "|".join([status[:3], *[values.get(name, "") for name in names]]).encode() + b"\n"
+    parts = [status[:3], *[values.get(name, "") for name in names], counted]
+    return "|".join(parts).encode() + b"\n"

@@ -1,10 +1,12 @@
 """The notation of limits: turn text such as ``10/second;1000 per hour`` into limits, or a clear error.
 
-It is the notation of the ``limits`` library, followed by a word for the kind::
+It is the notation of the ``limits`` library, with names before and a word for the kind after it::
 
-    limits = limit *( ";" limit )
+    limits = limit *( ( ";" | "," | "|" ) limit )
     limit  = [ name "=" ] count ( "/" | "per" ) [ multiple ] unit [ "fixed" | "burst" capacity ]
-    unit   = second[s] | sec | s | minute[s] | min | m | hour[s] | h | day[s] | d
+    unit   = second[s] | sec | s | minute[s] | min | m | hour[s] | h | day[s] | d | month[s] | year[s]
+
+A month has 30 days and a year 360, as in ``limits``.
 
 Spaces and tabs may stand between any two parts.  Upper and lower case mean the same.  A name is 1 to 32
 lower case letters, digits and hyphens, and begins with a letter: ``login=5/minute``.
@@ -17,6 +19,8 @@ _UNITS = (
     (60, ("minute", "minutes", "min", "m")),
     (3600, ("hour", "hours", "h")),
     (86400, ("day", "days", "d")),
+    (2_592_000, ("month", "months")),
+    (31_104_000, ("year", "years")),
 )
 _DIGITS = "0123456789"
 _NAME = "abcdefghijklmnopqrstuvwxyz-" + _DIGITS
@@ -42,8 +46,8 @@ def parse(text: str) -> "tuple[Limit, ...]":
         limits.append(limit)
         if end == len(text):
             return tuple(limits)
-        if text[end] != ";":
-            raise _error(text, end, "';' or the end")
+        if text[end] not in ";,|":
+            raise _error(text, end, "';', ',', '|' or the end")
         at = end + 1
 
 
@@ -85,7 +89,7 @@ def _limit(text: str, at: int) -> "tuple[Limit, int]":
     word, end = _word(text, at)
     units = [seconds for seconds, words in _UNITS if word in words]
     if not units:
-        raise _error(text, at, "a unit (second, minute, hour or day)")
+        raise _error(text, at, "a unit (second, minute, hour, day, month or year)")
     window = multiple * units[0]
     if window > _LONGEST:
         raise _error(text, multiple_at, f"a window of at most {_LONGEST // 86400} days")

@@ -1,6 +1,6 @@
 """Reports problems: with the reporter if the settings configure it, else as a plain log line."""
 
-from limiter.request.response import INTERNAL_SERVER_ERROR
+from limiter.request.response import INTERNAL_SERVER_ERROR, UNAUTHORIZED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,13 +34,25 @@ def report_problem(
 
 
 def report_denial(
-    status: str, level: "bytes | None", environ: "Callable[[], Mapping[bytes, bytes]]"
+    status: str,
+    level: "bytes | None",
+    environ: "Callable[[], Mapping[bytes, bytes]]",
+    why: "Callable[[], str]",
 ) -> None:
-    """Report a request that got a 4xx status, if LIMITER_LOG_LEVEL, the ``level``, says so."""
+    """Report a request that got a 4xx status, if LIMITER_LOG_LEVEL, the ``level``, says so.
+
+    ``why()`` returns the reason of a 401.  It must not contain what may be a secret.
+    """
     if level == b"warning" and status[0] == "4":
         from limiter.report.reporter import reporter_of
 
-        reporter_of(environ()).report(status, status[4:])
+        reason = status[4:]
+        if status == UNAUTHORIZED:
+            try:
+                reason += f": {why()}"
+            except Exception as error:  # a file of rules may have changed in between
+                reason += f": {describe(error)}"
+        reporter_of(environ()).report(status, reason)
 
 
 def describe(error: Exception) -> str:

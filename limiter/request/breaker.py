@@ -9,19 +9,25 @@ import atexit
 import posix
 from _queue import SimpleQueue  # gevent replaces that of the module queue
 from _signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals
-from _thread import allocate_lock, get_native_id, start_new_thread
 from time import monotonic, sleep
 from weakref import WeakSet
 
 from limiter.core.store import StoreError
+from limiter.request.native_thread import green_lock, original
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ClassVar, TypeVar
 
+    from limiter.request.native_thread import Lock
+
     T = TypeVar("T")
     Task = tuple[Callable[..., Any], tuple[object, ...]]
+
+allocate_lock = original("_thread", "allocate_lock")
+get_native_id = original("_thread", "get_native_id")
+start_new_thread = original("_thread", "start_new_thread")
 
 # How long the store is left alone, in seconds: at first, and at most.  Each further time-out doubles it.
 _FIRST_PAUSE = 1.0
@@ -84,6 +90,7 @@ class Breaker:
     def _start_afresh(self) -> None:
         """Begin, also in a forked child, which has none of its parent's threads."""
         self.idle: list[_Thread] = []
+        self.new_lock = green_lock() or _acquired_lock
         self._lock = allocate_lock()
         # Use the following only with the lock, except for a first look.
         self._stuck = 0
@@ -135,13 +142,18 @@ class Breaker:
         return True
 
 
+def _acquired_lock() -> "Lock":
+    lock: Lock = allocate_lock()
+    lock.acquire()
+    return lock
+
+
 class _Call:
     """One call, the thread that makes it, and what it has returned or raised."""
 
     def __init__(self, breaker: Breaker, thread: "_Thread", task: "Task") -> None:
         self.thread = thread
-        self.back = allocate_lock()
-        self.back.acquire()
+        self.back = breaker.new_lock()
         self.is_stuck = False
         self.returned: list[Any] = []
         self.raised: list[BaseException] = []

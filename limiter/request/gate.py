@@ -39,19 +39,27 @@ class Gate:
         self.settings = settings
         self._bounded = bounded
         self._key_text = settings.key if key is None else key
-        self.key = Key(self._key_text, settings.trusted_proxies)
-        self.is_off = settings.mode == "off"
+        self.key = Key(self._key_text, settings.trusted_proxies, settings.ipv6_prefix)
+        self.constant = OK if settings.mode == "off" else settings.constant
         self.apps: str = settings.apps
         self.newcomers: str = settings.newcomers
 
-    def verdict(self, find: "Callable[[], str | None]", log: "Log") -> "Verdict":
-        """Decide on a request.  ``find()`` returns its valid app_id or None.  Raises no Exception."""
-        if self.is_off:
-            return OK, None
+    def verdict(
+        self,
+        find: "Callable[[], str | None]",
+        log: "Log",
+        decide: "Callable[[str], Verdict] | None" = None,
+    ) -> "Verdict":
+        """Decide on a request.  ``find()`` returns its valid app_id or None.  Raises no Exception.
+
+        ``decide`` is called instead of the method of that name.
+        """
+        if self.constant:
+            return self.enforced(None, (self.constant, None), log)
         app_id = None
         try:
             app_id = find()
-            verdict = (UNAUTHORIZED, None) if app_id is None else self.decide(app_id)
+            verdict = (UNAUTHORIZED, None) if app_id is None else (decide or self.decide)(app_id)
         except Exception as error:
             return self.failed(app_id, error, log)
         return self.enforced(app_id, verdict, log)
@@ -79,6 +87,8 @@ class Gate:
                 return OK, None
             if place == f"{self.apps}/{app_id}":
                 newcomers = ""  # it is no stranger
+            if self.settings.rule_limits:
+                place, limits = "", self.settings.rule_limits
         try:
             decision = self.hit(limits, app_id, newcomers)
         except ValueError as error:

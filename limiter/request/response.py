@@ -13,6 +13,7 @@ from limiter.core.decision import Decision
 from limiter.core.limit import SECOND, Limit
 
 OK = "200 OK"
+BAD_REQUEST = "400 Bad Request"
 UNAUTHORIZED = "401 Unauthorized"
 NOT_FOUND = "404 Not Found"
 TOO_MANY_REQUESTS = "429 Too Many Requests"

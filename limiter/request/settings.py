@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from limiter.request.rule import Rule
+
 _LONGEST = 3600.0
 
 # A parser gets text, and returns the value, or raises ValueError with what it expected.
@@ -82,8 +84,13 @@ REQUEST: "Table" = {
     ),
     "LIMITER_NODES": (parse_number(99_999_999), "1", "how many nodes have a store each, and a share"),
     "LIMITER_APPS": (parse_path, "", "the register, a directory of app_ids and limits (default: none)"),
+    "LIMITER_RULES": (parse_path, "", "a file of rules for single paths and methods (default: none)"),
     "LIMITER_KEY": (str, "app_id", "who asks: a parameter's name, header:NAME or env:NAME"),
-    "LIMITER_TRUSTED_PROXIES": (str, "", "whose X-Forwarded-For env:REMOTE_ADDR trusts (default: none)"),
+    "LIMITER_TRUSTED_PROXIES": (
+        *(str, ""),
+        "whose X-Forwarded-For env:REMOTE_ADDR trusts: networks, and unix for a socket (default: none)",
+    ),
+    "LIMITER_IPV6_PREFIX": (parse_number(128), "64", "with how many bits an IPv6 address counts"),
     "LIMITER_MODE": (_mode, "enforce", "enforce; shadow: admit, and log denials; off: do nothing"),
     "LIMITER_ON_ERROR": (_verdict, "deny", "deny (500) or admit, if the store or the register fails"),
     "LIMITER_TIMEOUT": (parse_seconds, "2", "seconds after which an unresponsive store has failed"),
@@ -99,7 +106,14 @@ class Settings:
     Each setting is an attribute: LIMITER_MAIL_TO is ``mail_to``.  ``limit``, ``newcomers`` ("" if there
     is no bound), ``key`` and ``trusted_proxies`` are text that other modules parse.  Raises ValueError for
     a mistake in another setting, with its name and what is expected.
+
+    ``rule``, if these settings are those under a rule; ``rule_limits``: its limits, "" if the register
+    applies; ``constant``: the status for every request, "" if each is decided.
     """
+
+    rule: "Rule | None" = None
+    rule_limits = ""
+    constant = ""
 
     def __init__(self, environ: "Mapping[bytes, bytes]", table: "Table" = REQUEST) -> None:
         for name, (parse, default, _) in table.items():

@@ -23,6 +23,8 @@ class Header:
         self.size = 0
         """Bytes of header that were read and are valid."""
         self.status = 200
+        self.is_redirect = False
+        """Whether there is a Location that the client gets: without a Status, that is a 302."""
         self._line = 1
 
     def read(self, output: "bytes | bytearray") -> None:
@@ -60,6 +62,8 @@ class Header:
             if not 200 <= code <= 599:
                 self._refuse(line, "expected a status from 200 to 599")
             self.status = code
+        elif name.lower() == b"location":
+            self.is_redirect = value.strip()[:1] != b"/"  # else Apache redirects internally
 
     def _refuse(self, line: bytes, reason: str) -> None:
         raise ValueError(f"line {self._line} of its header, {line[:_SHOWN]!r}: {reason}")
@@ -77,6 +81,12 @@ class Beginning:
         """Whether any output was returned."""
         self._held = b""
         self._header = Header()
+
+    @property
+    def status(self) -> str:
+        """The status of the script's answer, once its header is complete: three digits."""
+        header = self._header
+        return "302" if header.is_redirect and header.status == 200 else str(header.status)
 
     @property
     def flaw(self) -> str:

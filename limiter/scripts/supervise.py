@@ -14,7 +14,7 @@ from _signal import SIGABRT, SIGKILL, SIGTERM
 from _stat import S_ISFIFO, S_ISSOCK
 from time import monotonic
 
-from limiter.cgi import Body, write
+from limiter.cgi import body_of, write
 from limiter.request.deadline import hang_up
 from limiter.request.response import INTERNAL_SERVER_ERROR, answer
 from limiter.scripts.cgi_header import Beginning
@@ -35,14 +35,18 @@ _CLIENT_LEFT = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
 def supervise(
-    environ: "Mapping[bytes, bytes]", seconds: float, execute: "Callable[[], None]"
+    environ: "Mapping[bytes, bytes]",
+    seconds: float,
+    execute: "Callable[[], None]",
+    count: "Callable[[str], None]",
 ) -> "NoReturn":
     """Run and watch the program that ``execute`` becomes, then end this process.
 
-    ``seconds``: how long it may write nothing.  Raises OSError if it cannot be started.
+    ``seconds``: how long it may write nothing.  ``count`` gets the status of the answer, just before that
+    is passed on.  Raises OSError if it cannot be started.
     """
     child = Child(execute)
-    script = _Script(child, seconds)
+    script = _Script(child, seconds, count)
     script.watch()
     failure = None if script.is_unwanted else script.failure()
     if failure or script.is_unwanted:
@@ -51,6 +55,7 @@ def supervise(
     _close_piped_body()
     is_answered = bool(failure) and not script.beginning.has_passed
     if failure and is_answered:
+        count(failure[0])
         write(answer(failure[0], None, environ.get(b"REQUEST_METHOD") == b"HEAD"))
     if failure:
         from limiter.report.reporter import reporter_of
@@ -59,10 +64,14 @@ def supervise(
         reporter_of(environ).report(*failure, place_of(words), words)
     child.forget()
     if not failure and not script.is_unwanted:
+        if not script.beginning.has_passed:
+            count(script.beginning.status)
         write(script.beginning.release())
     script.errors.forward_all()
     if is_answered:
-        Body(environ).drain()
+        body = body_of(environ)
+        if body is not None:
+            body.drain()
     hang_up()
     posix._exit(0)
 
@@ -74,13 +83,14 @@ class _Script:
     cannot block each other.
     """
 
-    def __init__(self, child: Child, seconds: float) -> None:
+    def __init__(self, child: Child, seconds: float, count: "Callable[[str], None]") -> None:
         self.beginning = Beginning()
         self.errors = StandardError()
         self.is_unwanted = False
         """Whether nobody waits for an answer: the client has left, or Apache ended the guard."""
         self._child = child
         self._seconds = seconds
+        self._count = count
         self._open = {child.signals, child.output, child.errors}
         self._arrivals = _arrivals()
         # When the last event came that restarts the time-out.
@@ -206,11 +216,15 @@ class _Script:
             self._end()
 
     def _take_output(self, part: bytes) -> None:
+        had_passed = self.beginning.has_passed
         try:
             self._passing = self.beginning.take(part)
         except ValueError as error:
             self._failure = INTERNAL_SERVER_ERROR, f"the script's output is no response: {error}"
             self._end()
+        if self.beginning.has_passed and not had_passed:
+            self._count(self.beginning.status)
+            self._since = monotonic()  # the script did not let us wait for the store
 
 
 def _arrivals() -> "select.epoll | None":

@@ -1,4 +1,4 @@
-"""The command line: ``python3 -m limiter serve | hit | show | apps | doctor | sweep | compile``.
+"""The command line: ``python3 -m limiter serve | hit | show | apps | check-config | doctor | sweep | ...``.
 
 Each command is a function.  Its docstring is its help, and it returns the exit status.
 """
@@ -8,26 +8,23 @@ import inspect
 import os
 import platform
 import signal
-import sys
 import textwrap
 from datetime import datetime
 
 import limiter
 from limiter.apache.guard import GUARD
 from limiter.cgi import log
-from limiter.core.carry import carry
 from limiter.core.decision import Decision
 from limiter.core.limiter import Limiter
-from limiter.core.notation import parse
 from limiter.core.privileges import become_owner
-from limiter.core.store import Store, StoreError, is_app
+from limiter.core.store import StoreError, is_app
 from limiter.core.sweep import HOUR, sweep
 from limiter.doctor.command import doctor
 from limiter.report.settings import REPORT
 from limiter.request import register
-from limiter.request.key import Key
 from limiter.request.settings import REQUEST, Settings
-from limiter.tools import bundle
+from limiter.tools import apps, bundle
+from limiter.tools.check_config import check_config, parse_request
 from limiter.tools.serve import serve
 
 TYPE_CHECKING = False
@@ -70,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"limiter {limiter.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     app = ("app", {"metavar": "APP", "help": _APP})
-    of_entry = f"{_APP}; .default: all other app_ids"
+    of_entry = f"{_APP}; or a network such as 10.0.0.0/8; .default: all other app_ids"
     of_limits = "such as '100/second;5000/hour', 0/second or unlimited"
     root = {"metavar": "ROOT", "nargs": "?", "help": "the store (default: LIMITER_ROOT)"}
     meet = {"action": "store_true", "help": "wait a minute for another node that runs the same command"}
@@ -78,14 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "serve", _serve, ("--port", port))
     _add(commands, "hit", _hit, app)
     _add(commands, "show", _show, app)
-    apps = _add(commands, "apps", _apps)
-    verbs = apps.add_subparsers(dest="verb", required=True, metavar="list|set|remove")
+    verbs = _add(commands, "apps", _apps).add_subparsers(
+        dest="verb", required=True, metavar="list|set|remove"
+    )
     verbs.add_parser("list", help="show every app_id and its limits")
     setting = verbs.add_parser("set", help="add an app_id, or change its limits")
     setting.add_argument("app", metavar="APP", help=of_entry)
     setting.add_argument("limits", metavar="LIMITS", help=of_limits)
     removing = verbs.add_parser("remove", help="remove an app_id")
     removing.add_argument("app", metavar="APP", help=of_entry)
+    file = {"metavar": "FILE", "nargs": "?", "help": "a file of rules (default: LIMITER_RULES)"}
+    of_request = "say which rule this request meets, as 'POST /login'"
+    request = {"type": _request, "metavar": "REQUEST", "help": of_request}
+    _add(commands, "check-config", _check_config, ("file", file), ("--request", request))
     _add(commands, "doctor", _doctor, ("root", root), ("--meet", meet))
     times = "10m, 600 (seconds), 2h; default: 1h"
     idle = {"type": _duration, "default": HOUR, "metavar": "TIME", "help": times}
@@ -127,6 +129,13 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 65535")
     return int(text)
+
+
+def _request(text: str) -> "tuple[str, str]":
+    try:
+        return parse_request(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _duration(text: str) -> float:
@@ -188,7 +197,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _application(arguments: argparse.Namespace) -> "tuple[str, str, Limiter | None]":
     """Return the app_id, its store and its limiter.  If it is unlimited: None, and print that."""
     settings = Settings(os.environb)
-    app = _app_id(arguments.app, settings)
+    app = apps.app_id_of(arguments.app, settings)
     limits = settings.limit
     if settings.apps and is_app(app):
         entry = register.look_up(settings.apps, app)
@@ -200,29 +209,8 @@ def _application(arguments: argparse.Namespace) -> "tuple[str, str, Limiter | No
     if limits == register.UNLIMITED:
         print(f"{app}: unlimited")
         return app, "", None
-    root = _store(settings, app)
+    root = apps.store_of(settings, app)
     return app, root, Limiter(root, settings.share(limits), newcomers="")
-
-
-def _store(settings: Settings, app: str) -> str:
-    """Return the path of the store of an application, and log what is to be said about it."""
-    root = settings.store(app)
-    while settings.notes:
-        log(settings.notes.pop())
-    return root
-
-
-def _app_id(text: str, settings: Settings) -> str:
-    """Return the app_id of a client that sends ``text`` as the key's value.
-
-    If the key is a parameter, the app_id is the text itself.  ``-`` reads the text from standard input.
-    """
-    key = Key(settings.key, settings.trusted_proxies)
-    if text == "-":
-        text = sys.stdin.readline().rstrip("\n")
-    if key.variable is None or text == register.DEFAULT:
-        return text
-    return key.find({key.variable: os.fsencode(text)}.get) or text
 
 
 def _print_quotas(decision: Decision, hits: "list[list[int]]") -> None:
@@ -237,69 +225,34 @@ def _print_quotas(decision: Decision, hits: "list[list[int]]") -> None:
 
 
 def _apps(arguments: argparse.Namespace) -> int:
-    """List, set or remove the limits of single app_ids.
+    """List, set or remove the limits of single app_ids and of networks.
 
     LIMITER_APPS names the register, a directory of symbolic links: acme -> 100/second.  A limit of
     0/second bans, and unlimited frees.  An app_id that is not in it has the limits of .default, and
-    gets 401 if there is no .default.  A change applies from the next request.  Hits that count under
-    the old limits count under the new ones, too.
+    gets 401 if there is no .default.  With LIMITER_KEY=env:REMOTE_ADDR there may be networks, such as
+    10.0.0.0/8: the longest prefix applies.  A change applies from the next request.  Hits that count
+    under the old limits count under the new ones, too.
 
     exit status:
       0  done
-      1  remove: there is no such app_id
+      1  remove: there is no such entry
       2  it could not be done
     """
-    settings = Settings(os.environb)
-    if not settings.apps:
-        raise ValueError("LIMITER_APPS is not set (set it to the register's directory)")
     if arguments.verb == "list":
-        for name, limits in register.entries(settings.apps):
-            print(f"{name}\t{limits}")
-        return 0
-    app = _app_id(arguments.app, settings)
-    if not is_app(app) and app != register.DEFAULT:
-        raise ValueError(
-            f"app_id {app!r:.200}: expected 1 to 64 letters, digits, '.', '_' and '-',"
-            f" beginning with a letter or a digit, or {register.DEFAULT}"
-        )
-    if arguments.verb == "set":
-        if arguments.limits != register.UNLIMITED:
-            parse(arguments.limits)
-        _carry(settings, app, arguments.limits)
-        register.put(settings.apps, app, arguments.limits)
-        return 0
-    general = register.look_up(settings.apps, register.DEFAULT)
-    if app != register.DEFAULT and general is not None:
-        _carry(settings, app, general[1])
-    if register.remove(settings.apps, app):
-        return 0
-    print(f"limiter: {app} is not in the register {settings.apps}", file=sys.stderr)
-    return 1
+        return apps.show()
+    return apps.change(arguments.app, arguments.limits if arguments.verb == "set" else None)
 
 
-def _carry(settings: Settings, changed: str, new: str) -> None:
-    """Count the hits of the clients whose limits change in their new limits.
+def _check_config(arguments: argparse.Namespace) -> int:
+    """Check the rules, and the other settings of the environment.
 
-    If the store fails, the log says so, and the change is made all the same: it may be a ban.
+    It prints each rule, each mistake with its place, and warnings.  docs/rules.md describes rules.
+
+    exit status:
+      0  there is no mistake
+      1  there is one
     """
-    entry = register.look_up(settings.apps, changed)
-    if entry is None or register.UNLIMITED in (entry[1], new) or entry[1] == new:
-        return
-    try:
-        old, new = settings.share(entry[1]), settings.share(new)
-        parse(old)
-    except ValueError:
-        return  # a bad entry has never counted a hit
-    try:
-        apps = [changed]
-        if changed == register.DEFAULT:
-            named = {name for name, _ in register.entries(settings.apps)}
-            stored = {name.partition("@")[0] for root in _roots() for name in Store(root).names(".")}
-            apps = sorted(filter(is_app, stored - named))
-        for app in apps:
-            carry(_store(settings, app), app, old, new)
-    except StoreError as error:
-        log(f"{changed}: not all hits count under the new limits, too: {error}")
+    return check_config(arguments.file, arguments.request)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -313,7 +266,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
       1  something failed: do not use the store in this way
       2  the store could not be tested
     """
-    roots = _roots() if arguments.root is None else [os.path.abspath(arguments.root)]
+    roots = apps.all_stores() if arguments.root is None else [os.path.abspath(arguments.root)]
     return max([doctor(root, arguments.meet) for root in roots])
 
 
@@ -324,18 +277,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     it acts as the owner of the store.  It sweeps every store, even if one fails.
     """
     status = 0
-    for root in _roots():
+    for root in apps.all_stores():
         try:
             sweep(root, arguments.idle)
         except StoreError as error:
             log(str(error))
             status = 2
     return status
-
-
-def _roots() -> "list[str]":
-    settings = Settings(os.environb)
-    return list(settings.root) or [_store(settings, "")]
 
 
 def _compile(_: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shlex
+import signal
 import socketserver
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 def serve(port: int) -> None:
-    """Serve until interrupted.  Prints commands to try.  With port 0, it takes a free port.
+    """Serve until interrupted, or until SIGTERM.  Prints commands to try.  With port 0, it takes a free port.
 
     Raises ValueError and StoreError for bad settings.  Raises OSError if the port is taken, or if the
     scripts are missing or cannot run here.
@@ -39,6 +40,7 @@ def serve(port: int) -> None:
     chosen = {name: value for name, value in os.environ.items() if name.startswith("LIMITER_")}
     inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     application = Bridge(str(directory), {**inherited, **chosen})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as process 1, nothing else ends it
     with make_server(HOST, port, application, _Server) as server:
         url = f"http://{HOST}:{server.server_port}/cgi-bin/check.py?app_id=acme"
         with_settings = "".join(f"{name}={shlex.quote(chosen[name])} " for name in sorted(chosen))

@@ -111,13 +111,16 @@ def test_an_unread_body_does_not_damage_the_answer(
 
 
 def test_a_body_is_read_as_far_as_apache_says(server: Server) -> None:
-    """A form counts with the query.  A chunked request has no CONTENT_LENGTH."""
+    """A form counts with the query, also a chunked one, which has no CONTENT_LENGTH."""
     assert_answer(server.ask(CHECK, "POST", b"colour=red&app_id=form", FORM), 200)
     assert_answer(server.ask(f"{CHECK}?app_id=form", "POST", b"app_id=form", FORM), 401)
     chunked = {**FORM, "Transfer-Encoding": "chunked"}
     for app_id, status in (("chunked", 200), ("", 401)):
         path = f"{CHECK}?app_id={app_id}"
         assert_answer(server.ask(path, "POST", b"1\r\nx\r\n0\r\n\r\n", chunked), status)
+    for app_id, status in (("in-chunks", 200), ("in-chunks&app_id=in-chunks", 401)):
+        form = b"".join([b"1\r\n%c\r\n" % byte for byte in f"app_id={app_id}".encode()])
+        assert_answer(server.ask(CHECK, "POST", form + b"0\r\n\r\n", chunked), status)
 
 
 # Scripts that die

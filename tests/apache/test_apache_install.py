@@ -37,7 +37,7 @@ _DEADLINE = 300
 _PLACES = ("etc", "usr", "var")
 
 # The modules that the installer enables.
-_MODULES = ("actions", "cgi", "cgid", "headers", "rewrite")
+_MODULES = ("actions", "cgi", "cgid", "headers", "macro", "rewrite")
 
 _NEW_MACHINE = """
 mount -t tmpfs tmpfs "$0"
@@ -218,7 +218,17 @@ def rocky(machine: Machine, site: Server) -> Machine:
     machine.path("/etc/os-release").unlink()
     machine.path("/etc/os-release").write_text(_ROCKY)
     machine.do("useradd", "--system", "apache")
-    loaded = ("mpm_event", "authz_core", "alias", "env", "headers", "actions", "rewrite", "cgid")
+    loaded = (
+        "mpm_event",
+        "authz_core",
+        "alias",
+        "env",
+        "headers",
+        "actions",
+        "macro",
+        "rewrite",
+        "cgid",
+    )
     modules = "\n".join(f"LoadModule {it}_module modules/mod_{it}.so" for it in loaded)
     for directory in ("conf", "conf.d"):
         machine.path(f"/etc/httpd/{directory}").mkdir(parents=True)
@@ -299,7 +309,7 @@ def test_running_apache_is_restarted_for_a_new_module(machine: Machine, site: Se
     """A reload cuts no connection, but it is not enough for mod_cgid."""
     machine.do("apache2ctl", "start")
     assert site.ask(CHECK).status == 404
-    machine.do("a2enmod", "-q", "actions", "cgid", "headers", "rewrite")
+    machine.do("a2enmod", "-q", "actions", "cgid", "headers", "macro", "rewrite")
     assert _steps(machine.install())[-2:] == ["+ apache2ctl -t", "+ service apache2 restart"]
     _wait_for(lambda reply: reply.status == 200, site)
 
@@ -328,7 +338,7 @@ def test_what_is_installed_belongs_to_root(machine: Machine) -> None:
     for path in _state(program):
         status = path.stat()
         assert (status.st_uid, status.st_mode & 0o022) == (0, 0), path
-    configuration = ["500.json", "guard.conf", "limiter.conf", "map.conf"]
+    configuration = ["500.json", "guard.conf", "limiter.conf", "macros.conf", "map.conf"]
     assert sorted(os.listdir(program)) == sorted(
         [*configuration, "cgi-bin", "limiter", "rewritemap", "sweep"]
     )
@@ -416,7 +426,7 @@ def test_map_and_guard_work_after_an_installation(machine: Machine, site: Server
     host = machine.path(_HOST)
     machine.install()
     machine.define("LIMITER_PATHS", "^/index")
-    warning = "LIMITER_PATHS guards: /etc/apache2/sites-enabled/000-default.conf, line 1"
+    warning = "the map guards: /etc/apache2/sites-enabled/000-default.conf, line 1"
     assert warning in machine.install()
     machine.path("/var/www/html/page").write_text("#!/bin/sh\necho\necho A page.\n")
     machine.path("/var/www/html/page").chmod(0o755)
@@ -434,7 +444,7 @@ def test_map_and_guard_work_after_an_installation(machine: Machine, site: Server
     assert warning not in said
     assert machine.written() == written  # not even a modification time
     with (machine.sources / "limiter/apache/rewrite_map.py").open("a") as text:
-        text.write("\n\ndef _line(*_):\n    return b'401|||\\n'\n")
+        text.write("\n\ndef _line(*_):\n    return b'401||||\\n'\n")
     assert _steps(machine.install())[-1] == "+ apache2ctl -k graceful"
     _wait_for(lambda reply: reply.status == 401, site, "/index.html?app_id=again")
 

@@ -167,6 +167,11 @@ UNHEALTHY = {
         *({"LIMITER_NEWCOMERS": "many"}, "settings"),
         "ValueError: LIMITER_NEWCOMERS: limit 'many': expected",
     ),
+    "rules": (
+        {"LIMITER_RULES": "/nowhere"},
+        "settings",
+        "ValueError: LIMITER_RULES=/nowhere: No such file",
+    ),
     "key": ({"LIMITER_KEY": "header:X Y"}, "settings", "ValueError: key 'header:X Y'"),
     "line break": ({"LIMITER_MODE": "of\n[error]"}, "settings", "ValueError: LIMITER_MODE='of"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from limiter.core.burst import Burst
@@ -19,6 +19,8 @@ UNITS = {
     60: ("minute", "minutes", "min", "m"),
     3600: ("hour", "hours", "h"),
     86400: ("day", "days", "d"),
+    2_592_000: ("month", "months"),
+    31_104_000: ("year", "years"),
 }
 MEANINGS = [
     ("10/second", Sliding, 10, 1, "10-per-1s"),
@@ -27,6 +29,8 @@ MEANINGS = [
     ("  100 / Minute ", Sliding, 100, 60, "100-per-60s"),
     ("007/HOUR", Sliding, 7, 3600, "7-per-3600s"),
     ("1000/3 days", Sliding, 1000, 259200, "1000-per-259200s"),
+    ("9/month", Sliding, 9, 2592000, "9-per-2592000s"),
+    ("9 per 2 Years", Sliding, 9, 62208000, "9-per-62208000s"),
     ("0/second", Sliding, 0, 1, "0-per-1s"),
     ("0/second fixed", Sliding, 0, 1, "0-per-1s"),
     ("0/second burst 5", Sliding, 0, 1, "0-per-1s"),
@@ -82,7 +86,7 @@ def test_the_same_numbers_under_other_names_are_other_limits() -> None:
     assert len({(limit.quota, limit.window) for limit in limits}) == 1
 
 
-@given(st.integers(0, 10000), st.integers(1, 40), st.sampled_from(sorted(UNITS)), st.data())
+@given(st.integers(0, 10000), st.integers(1, 10), st.sampled_from(sorted(UNITS)), st.data())
 def test_every_spelling_is_the_same_limit(
     count: int, multiple: int, seconds: int, data: st.DataObject
 ) -> None:
@@ -104,13 +108,14 @@ NAME = "a name of at most 32 letters, digits and '-', beginning with a letter"
         ("1.5/second", "'/' or 'per'", "2, found '.5/second'"),
         ("10", "'/' or 'per'", "3, found the end"),
         ("10 second", "'/' or 'per'", "4, found 'second'"),
-        ("10/", "a unit (second, minute, hour or day)", "4, found the end"),
-        ("10/fortnight", "a unit (second, minute, hour or day)", "4, found 'fortnight'"),
+        ("10/", "a unit (second, minute, hour, day, month or year)", "4, found the end"),
+        ("10/fortnight", "a unit (second, minute, hour, day, month or year)", "4, found 'fortnight'"),
         ("10/0 seconds", "a window of at least 1 second", "4, found '0 seconds'"),
         ("10/3661 days", "a window of at most 3660 days", "4, found '3661 days'"),
         ("10/second;", "a number of hits", "11, found the end"),
-        ("10/second,5/day", "';' or the end", "10, found ',5/day'"),
-        ("10/second floating", "';' or the end", "11, found 'floating'"),
+        ("10/second,", "a number of hits", "11, found the end"),
+        ("10/second:5/day", "';', ',', '|' or the end", "10, found ':5/day'"),
+        ("10/second floating", "';', ',', '|' or the end", "11, found 'floating'"),
         ("10/second burst", "the bucket's capacity", "16, found the end"),
         ("10/second burst 0", "a capacity of at least 1", "17, found '0'"),
         ("1/day burst 3661", "a bucket that fills within 3660 days", "13, found '3661'"),
@@ -118,7 +123,7 @@ NAME = "a name of at most 32 letters, digits and '-', beginning with a letter"
         ("1" + "0" * 15 + "/s fixed", "a number of at most 999999999999999", "1, found '1000"),
         ("1" * 5000 + "/second", "a number of at most 999999999999999", "1, found '1111"),
         ("\u0661\u0660/second", "a number of hits", "1, found '\u0661"),
-        ("10/second\n", "';' or the end", "10, found '\\n'"),
+        ("10/second\n", "';', ',', '|' or the end", "10, found '\\n'"),
         ("=5/minute", NAME, "1, found '=5/minute'"),
         ("5/s; 9=5/minute", NAME, "6, found '9=5/minute'"),
         ("-a=5/minute", NAME, "1, found '-a=5/minute'"),
@@ -129,7 +134,7 @@ NAME = "a name of at most 32 letters, digits and '-', beginning with a letter"
         ("login=", "a number of hits", "7, found the end"),
         ("login==5/minute", "a number of hits", "7, found '=5/minute'"),
         ("login=api=5/minute", "a number of hits", "7, found 'api=5/minute'"),
-        ("5/minute=login", "';' or the end", "9, found '=login'"),
+        ("5/minute=login", "';', ',', '|' or the end", "9, found '=login'"),
         (
             "a=5/minute;b=5/minute;a=6/hour",
             "a limit not yet given (a=5-per-60s is there already)",
@@ -158,3 +163,28 @@ def test_too_many_sliding_hits_are_an_error_with_advice() -> None:
 def test_any_text_is_limits_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert parse(text)
+
+
+separators = st.sampled_from(";,|")
+blanks = st.sampled_from(["", " ", "  ", "\t"])
+amounts = st.integers(0, 10_000)
+multiples = st.sampled_from(["", "1", "2", "007", "10"])
+granularities = st.sampled_from(["second", "minute", "hour", "day", "month", "year"])
+of_limits = st.tuples(
+    *(amounts, blanks, st.sampled_from(["/", "per", " PER "]), blanks, multiples, blanks),
+    *(granularities, st.sampled_from(["", "s", "S"]), blanks),
+).map(lambda parts: "".join(map(str, parts)))
+
+
+@pytest.mark.one_python
+@given(st.lists(of_limits, min_size=1, max_size=3), st.lists(separators, min_size=3, max_size=3))
+def test_what_the_library_limits_accepts_means_the_same_here(
+    texts: list[str], between: list[str]
+) -> None:
+    """Up to the longest window, and but for a limit that is given twice."""
+    limits = pytest.importorskip("limits")
+    text = "".join([part for pair in zip(texts, between) for part in pair])[:-1]
+    expected = [(it.amount, it.get_expiry()) for it in limits.parse_many(text)]
+    assume(len(set(expected)) == len(expected))
+    assume(max(seconds for _, seconds in expected) <= 3660 * 86400)
+    assert [(it.quota, it.window // SECOND) for it in parse(text)] == expected

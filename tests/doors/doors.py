@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 import limiter.apache.guard
 import limiter.apache.rewrite_map
@@ -49,7 +50,10 @@ class Request:
     """The header fields of the request."""
     method: str = "GET"
     body: bytes = b""
-    address: str = "192.0.2.1"
+    address: str | None = "192.0.2.1"
+    """None: a peer on a unix socket, of which the server reports nothing."""
+    path: str = ""
+    """The path as the client sends it; "": the door gets none."""
 
     def header(self, name: str) -> str:
         """Return the value of a header field, or ""."""
@@ -61,9 +65,13 @@ class Request:
         variables = {
             "REQUEST_METHOD": self.method,
             "QUERY_STRING": self.query,
-            "REMOTE_ADDR": self.address,
         }
-        if self.body:
+        if self.address is not None:
+            variables["REMOTE_ADDR"] = self.address
+        if self.path:
+            variables["REQUEST_URI"] = f"{self.path}?{self.query}"
+            variables["PATH_INFO"] = unquote_to_bytes(self.path).decode("latin-1")
+        if self.body and not self.header("Transfer-Encoding"):
             variables["CONTENT_LENGTH"] = str(len(self.body))
         for name, value in self.fields.items():
             variable = name.upper().replace("-", "_")
@@ -102,10 +110,11 @@ class Door:
         fields: Mapping[str, str] | None = None,
         method: str = "GET",
         body: bytes = b"",
-        address: str = "192.0.2.1",
+        address: str | None = "192.0.2.1",
+        path: str = "",
     ) -> Answer:
         """Send one request, and return the answer."""
-        request = Request(settings, query, fields or {}, method, body, address)
+        request = Request(settings, query, fields or {}, method, body, address, path)
         return self.read(run(partial(self.open, request)))
 
     def open(self, request: Request) -> None:
@@ -187,9 +196,10 @@ def _asgi(request: Request) -> None:
     scope = {
         "type": "http",
         "method": request.method,
+        "path": unquote(request.path),
         "headers": [(name.lower().encode(), value.encode()) for name, value in request.fields.items()],
         "query_string": request.query.encode(),
-        "client": (request.address, 80),
+        "client": None if request.address is None else (request.address, 80),
     }
     asyncio.run(limiter.asgi.RateLimit(application)(scope, receive, send))
 
@@ -201,10 +211,16 @@ def _write_head(status: str, headers: list[tuple[str, str]]) -> None:
 
 def _rewrite_map(request: Request) -> None:
     use({})
-    sys.argv = ["rewritemap", *[f"{name}={value}" for name, value in request.settings.items()]]
+    sys.argv = [
+        "rewritemap",
+        "PATHS=^/",
+        *[f"{name}={value}" for name, value in request.settings.items()],
+    ]
     kind, _, name = request.settings.get("LIMITER_KEY", "").partition(":")
     header = request.header(name if kind == "header" else "X-Forwarded-For")
-    line = f"{request.address} {request.query} {header}\n".encode()
+    fields = (request.address or "", request.method, request.path or "/", request.query)
+    forwarded = quote(request.header("X-Forwarded-For"))
+    line = f"{' '.join(fields)} {forwarded} {header}\n".encode()
     sys.stdin = io.TextIOWrapper(io.BytesIO(line))
     limiter.apache.rewrite_map.main(Handover())
 
@@ -241,7 +257,9 @@ def _read_response(ended: Ended) -> Answer:
 def _read_line_of_map(ended: Ended) -> Answer:
     log = _log(ended)
     assert ended.code == 0, log
-    found = re.fullmatch(r'(200|401|429|500)\|((?:".*)?)\|((?:".*)?)\|(\d*)\n', ended.output.decode())
+    found = re.fullmatch(
+        r'(200|400|401|429|500)\|((?:"[^|]*)?)\|((?:"[^|]*)?)\|(\d*)\|[0-9a-f]*\n', ended.output.decode()
+    )
     assert found, (ended.output, log)
     status, *values = found.groups()
     names = ("ratelimit-policy", "ratelimit", "retry-after")

@@ -146,6 +146,7 @@ def test_the_application_gets_the_decision_in_a_scope_of_its_own() -> None:
     asyncio.run(messages_of(RateLimit(app), scope))
     assert scope == scope_of()
     decision = seen[0].pop("limiter.decision")
+    assert [*seen[0].pop("limiter.policies").values()] == [decision]
     assert isinstance(decision, Decision)
     assert (decision.allowed, decision.limit) == (True, 10)
     assert seen == [scope]
@@ -166,8 +167,12 @@ def test_the_fields_join_those_of_the_application_and_do_not_change_them() -> No
 
 
 @pytest.mark.parametrize("scope", [scope_of(), scope_of(client=None)])
-def test_a_client_without_an_address_gets_401(scope: Scope) -> None:
-    assert asyncio.run(status_of(RateLimit(accept, key="env:REMOTE_ADDR"), scope)) == 401
+def test_a_client_without_an_address_is_an_error(
+    scope: Scope, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server is behind a unix socket: else everybody would get 401."""
+    assert asyncio.run(status_of(RateLimit(accept, key="env:REMOTE_ADDR"), scope)) == 500
+    assert "the server is behind a unix socket" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -177,14 +182,23 @@ def test_a_client_without_an_address_gets_401(scope: Scope) -> None:
         ("header:Content-Type", 204),
         ("env:CONTENT_LENGTH", 204),
         ("env:HTTP_X_OTHER", 401),
-        ("env:X_USER", 401),
-        ("env:PATH", 401),
+        ("env:X_USER", 500),
+        ("env:PATH", 500),
+        ("env:SERVER_NAME", 500),
+        ("env:REMOTE_USER", 500),
     ],
 )
-def test_variables_are_those_that_a_server_makes_of_headers(key: str, status: int) -> None:
+def test_variables_are_those_that_a_server_makes_of_headers(
+    key: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any other is a mistake, and the log says so."""
     headers = [(b"X-User", b"me"), (b"content-type", b"text/plain"), (b"content-length", b"7")]
     scope = scope_of("", headers=[*headers, (b"x_other", b"me"), (b"path", b"me")])
     assert asyncio.run(status_of(RateLimit(accept, key=key), scope)) == status
+    reason = (
+        f"limiter: ValueError: key '{key}': ASGI has no variables but REMOTE_ADDR and those of headers"
+    )
+    assert capsys.readouterr().err.startswith(reason if status == 500 else "")
 
 
 def test_concurrent_requests_get_exactly_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ What every door does, also this one, is in test_contract.py.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -137,6 +138,82 @@ def test_a_body_is_read_to_its_end(
         answer = b"".join(iter(lambda: ours.recv(65536), b""))
         process.wait()
     assert answer == ADMITTED
+
+
+def post_chunked(
+    script: Path, root: str, query: str, body: bytes, **more: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Send a body of unknown length, as Apache does: without CONTENT_LENGTH, and the input ends after it."""
+    environ = variables(root, query, CONTENT_TYPE=FORM, HTTP_TRANSFER_ENCODING="chunked", **more)
+    return run([script], environ, input=body)
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status"),
+    [
+        ("", ACME, b"200"),
+        ("", ACME.ljust(FORM_MOST, b"&"), b"200"),
+        ("app_id=acme", ACME, b"401"),
+        ("app_id=acme", b"app_id=emca", b"401"),
+        ("app_id=acme", b"x=1", b"200"),
+        ("", b"x=1", b"401"),
+        ("", b"", b"401"),
+        # It is no form then, as with a length.
+        ("", ACME.ljust(FORM_MOST + 1, b"&"), b"401"),
+        ("app_id=acme", ACME.ljust(FORM_MOST + 1, b"&"), b"200"),
+        ("app_id=acme", ACME.ljust(1_000_000, b"&"), b"200"),
+    ],
+)
+def test_a_chunked_form_is_read_as_others_are(
+    check: Path, root: str, query: str, body: bytes, status: bytes
+) -> None:
+    done = post_chunked(check, root, query, body)
+    assert (done.stdout[8:11], done.stderr) == (status, b"")
+    assert clients(root) == (["acme"] if status == b"200" else [])
+
+
+def test_a_chunked_form_may_come_in_pieces(check: Path, root: str) -> None:
+    environ = variables(root, "", CONTENT_TYPE=FORM, HTTP_TRANSFER_ENCODING="chunked")
+    with subprocess.Popen(
+        [check], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for byte in ACME:
+            process.stdin.write(bytes([byte]))
+            process.stdin.flush()
+        process.stdin.close()
+        assert process.stdout.read() == ADMITTED
+
+
+def test_a_long_chunked_body_is_not_kept(check: Path, root: str) -> None:
+    """A client may send it for ever."""
+    environ = variables(root, "", CONTENT_TYPE=FORM, HTTP_TRANSFER_ENCODING="chunked")
+    size = 300_000_000
+    limited = f"ulimit -v 200000; head -c {size} /dev/zero | tr '\\0' '&' | {check}"
+    done = run(["/bin/sh", "-c", limited], {**environ, "PATH": os.environ["PATH"]})
+    assert (done.stdout[8:11], done.stderr) == (b"401", b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "more", "why"),
+    [
+        (b"x=1", {"CONTENT_LENGTH": "4"}, "it ended early"),
+        (b"x" * (FORM_MOST + 1), {"CONTENT_LENGTH": str(FORM_MOST + 1)}, "it has more than 64 KiB"),
+        (b"x" * (FORM_MOST + 1), {"HTTP_TRANSFER_ENCODING": "chunked"}, "it has more than 64 KiB"),
+        (b"x=1", {"CONTENT_LENGTH": "3"}, None),
+        (b"x=1", {"HTTP_TRANSFER_ENCODING": "chunked"}, None),
+        (b"x=1", {"CONTENT_LENGTH": "4", "CONTENT_TYPE": "text/plain"}, None),
+    ],
+)
+def test_a_form_that_could_not_be_read_is_the_reason_in_the_log(
+    check: Path, root: str, body: bytes, more: dict[str, str], why: str | None
+) -> None:
+    environ = variables(root, "", LIMITER_LOG_LEVEL="warning", **{"CONTENT_TYPE": FORM, **more})
+    done = run([check], environ, input=body)
+    reason = f", and the form could not be read: {why}" if why else ""
+    (line,) = done.stderr.splitlines()
+    assert json.loads(line)["reason"] == f"Unauthorized: app_id is missing{reason}"
 
 
 # Where the package is

@@ -402,7 +402,8 @@ def test_a_store_that_fails_gets_the_status_of_the_settings(
     answer = door.send(given)
     check(door, answer, status, {})
     check_one_line(answer, "StoreError: [Errno 2] The store does not exist", f"{store}/missing")
-    if settings != {"MODE": "shadow"}:
+    if settings != {"MODE": "shadow"} and door.name != "rewritemap":
+        # The map's program reads no request as root, which it is until it has found the store.
         assert statuses(door, given, "") == ["401"]
 
 

@@ -9,7 +9,7 @@ START = f"apache2 -f {DISK}/$1/httpd.conf"
 """For a machine that is switched on.  $1 is its name."""
 
 _PID = "/run/apache.pid"
-_MODULES = ("mpm_event", "authz_core", "alias", "env", "headers", "cgid")
+_MODULES = ("mpm_event", "authz_core", "actions", "alias", "env", "headers", "macro", "cgid")
 _LOAD = "\n".join(f"LoadModule {it}_module /usr/lib/apache2/modules/mod_{it}.so" for it in _MODULES)
 _CONFIGURATION = f"""\
 ServerRoot /run

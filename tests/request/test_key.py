@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import subprocess
 from urllib.parse import parse_qsl, urlencode
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter.core.store import is_app
+from limiter.request.addresses import AddressId
 from limiter.request.identity import identify
 from limiter.request.key import Key
 from tests.places import PYTHON, REPOSITORY
@@ -169,7 +171,9 @@ def test_a_valid_app_id_is_found_in_any_spelling_and_no_other_value(
         ("header:X-Api-Key", "HTTP_X_API_KEY", b"acme,", None),
         ("header:X-Api-Key", "HTTP_X_API_KEY", b"a b", identify(b"a b")),
         ("header:Authorization", "HTTP_AUTHORIZATION", b"acme", "acme"),
-        ("header:Authorization", "HTTP_AUTHORIZATION", b" BEARER \t t/n M", identify(b"Bearer t/n M")),
+        ("header:Authorization", "HTTP_AUTHORIZATION", b" BEARER \t t/n ", identify(b"Bearer t/n")),
+        ("header:Authorization", "HTTP_AUTHORIZATION", b"Bearer t/n M", None),
+        ("header:Authorization", "HTTP_AUTHORIZATION", b"Basic YWNtZTp4", "acme"),
         ("header:Authorization", "HTTP_AUTHORIZATION", b" ", None),
         # RFC 3875 excepts the two headers of the body.
         ("header:Content-Type", "CONTENT_TYPE", b"text", "text"),
@@ -180,6 +184,11 @@ def test_a_valid_app_id_is_found_in_any_spelling_and_no_other_value(
         ("env:REMOTE_USER", "REMOTE_USER", b"a,b", identify(b"a,b")),
         ("env:REMOTE_USER", "REMOTE_USER", b"bearer x", identify(b"bearer x")),
         ("env:lower", "lower", b"acme", "acme"),
+        ("env:lower", "lower", b"", None),
+        ("env:HTTP_X", "HTTP_X", None, None),
+        ("env:SSL_CLIENT_S_DN", "SSL_CLIENT_S_DN", None, None),
+        ("env:REDIRECT_REMOTE_USER", "REDIRECT_REMOTE_USER", None, None),
+        ("env:REDIRECT_REDIRECT_HTTP_X", "REDIRECT_REDIRECT_HTTP_X", None, None),
         # The address alone may be forwarded.
         ("env:REMOTE_ADDR", "REMOTE_ADDR", b"10.0.0.1", "198.51.100.7"),
         ("env:REMOTE_USER", "REMOTE_USER", b"10.0.0.1", "10.0.0.1"),
@@ -194,6 +203,56 @@ def test_a_header_or_a_variable(
     it = Key(key, proxies="10.0.0.0/8")
     assert it.variable == variable.encode()
     assert it.find(environ.get, b"app_id=other", b"app_id=other") == app_id
+
+
+@pytest.mark.parametrize("key", ["env:REMOTE_ADRR", "env:TENANT", "env:SERVER_NAME", "env:SSL_CLIENT"])
+def test_a_variable_that_the_server_does_not_set_is_an_error(key: str) -> None:
+    """Otherwise everybody would get 401 after a typing error, and no log would say why."""
+    with pytest.raises(ValueError, match=f"key '{key}': the server does not set this variable"):
+        Key(key).find({b"REMOTE_ADDR": b"192.0.2.1"}.get)
+
+
+@pytest.mark.parametrize("value", [None, b"", b" ", b"localhost", b"unix:", b"unix:/run/socket"])
+@pytest.mark.parametrize("proxies", ["", "10.0.0.0/8", "0.0.0.0/0 ::/0"])
+def test_a_peer_on_a_unix_socket_is_an_error_that_says_what_to_do(
+    value: bytes | None, proxies: str
+) -> None:
+    """Otherwise everybody would get 401, or be one client."""
+    environ = {b"HTTP_X_FORWARDED_FOR": b"198.51.100.7"}
+    if value is not None:
+        environ[b"REMOTE_ADDR"] = value
+    with pytest.raises(ValueError, match=r"^key 'env:REMOTE_ADDR': .*unix socket") as error:
+        Key("env:REMOTE_ADDR", proxies).find(environ.get)
+    assert "LIMITER_TRUSTED_PROXIES=unix" in str(error.value)
+    assert Key("env:REMOTE_ADDR", f"unix {proxies}").find(environ.get) == "198.51.100.7"
+
+
+@pytest.mark.parametrize("entries", [None, b"", b"unknown", b"198.51.100.7, localhost"])
+def test_a_trusted_unix_socket_without_a_forwarded_address_is_an_error(entries: bytes | None) -> None:
+    environ = {} if entries is None else {b"HTTP_X_FORWARDED_FOR": entries}
+    with pytest.raises(ValueError, match="let the proxy send X-Forwarded-For"):
+        Key("env:REMOTE_ADDR", "unix").find(environ.get)
+
+
+def test_the_prefix_of_ipv6_is_a_setting() -> None:
+    for prefix in (1, 48, 64, 128):
+        key = Key("env:REMOTE_ADDR", "", prefix)
+        network = ipaddress.ip_network(f"2001:db8:7:7::7/{prefix}", strict=False)
+        found = key.find({b"REMOTE_ADDR": b"2001:db8:7:7::7"}.get)
+        assert found == identify(str(network).encode())
+
+
+def test_an_address_is_known_only_if_it_is_that_of_the_client() -> None:
+    """Anybody may send an address in a header.  It must not choose limits of a network."""
+    get = {b"REMOTE_ADDR": b"::ffff:10.0.0.1", b"HTTP_X": b"10.0.0.1"}.get
+    found = Key("env:REMOTE_ADDR").find(get)
+    assert found == "10.0.0.1"
+    assert isinstance(found, AddressId)
+    assert found.address == bytes([10, 0, 0, 1])
+    for key in ("header:X", "env:HTTP_X"):
+        other = Key(key).find(get)
+        assert other == "10.0.0.1"
+        assert not isinstance(other, AddressId)
 
 
 # Mistakes
@@ -225,7 +284,13 @@ def test_a_bad_key_is_a_value_error(key: str, expected: str) -> None:
     ("key", "loaded"),
     [
         ("header:X", {"limiter.request.identity"}),
-        ("env:REMOTE_ADDR", {"limiter.request.digest", "limiter.request.identity", "_socket", "sha256"}),
+        (
+            "env:REMOTE_ADDR",
+            {
+                *("limiter.request.addresses", "limiter.request.digest", "limiter.request.identity"),
+                *("_socket", "sha256"),
+            },
+        ),
     ],
 )
 def test_no_more_is_loaded_than_the_key_needs(key: str, loaded: set[str]) -> None:

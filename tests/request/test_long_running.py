@@ -13,9 +13,11 @@ import pytest
 from limiter import Limiter
 from limiter.report.problems import describe
 from limiter.request.default_store import VARIABLES
-from limiter.request.long_running import Gates, LongRunningGate
+from limiter.request.identity import identify
+from limiter.request.long_running import EXEMPT, Gates, LongRunningGate
 from limiter.request.register import put
 from limiter.request.response import INTERNAL_SERVER_ERROR, OK, TOO_MANY_REQUESTS, UNAUTHORIZED
+from limiter.request.rules import parse
 from limiter.request.settings import REQUEST
 
 LONG = "1/3000 days fixed"
@@ -196,8 +198,10 @@ def test_a_gate_is_kept_as_long_as_the_settings_are_the_same(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", [*REQUEST, *VARIABLES])
-def test_every_setting_chooses_a_gate(name: str) -> None:
+def test_every_setting_chooses_a_gate(name: str, place: Path) -> None:
+    (place / "rules").write_text("/ * exempt")
     values = {"KEY": "id", "MODE": "off", "NODES": "7", "ON_ERROR": "admit", "TIMEOUT": "7"}
+    values |= {"RULES": f"{place}/rules", "IPV6_PREFIX": "7"}
     gates = Gates(None, None)
     assert gates.choose({name: values.get(name[8:], "/7")}) is not gates.choose({})
 
@@ -262,3 +266,93 @@ def test_text_that_is_no_app_id_is_hashed(root: str, text: str) -> None:
     found = gate_of(root, key=lambda _: text).find(None, lambda _: None, b"")
     assert found is not None
     assert found.startswith("sha256-")
+
+
+def test_an_address_that_a_function_returns_counts_with_its_network(root: str) -> None:
+    for prefix, network in (("64", b"2001:db8:0:1::/64"), ("48", b"2001:db8::/48")):
+        gate = gate_of(root, key=lambda _: "2001:db8:0:1::1", IPV6_PREFIX=prefix)
+        assert gate.find(None, lambda _: None, b"") == identify(network)
+
+
+def test_the_reason_of_a_401_is_that_of_the_key(root: str) -> None:
+    asked = (lambda _: None, b"x=1")
+    assert gate_of(root).why(*asked) == "app_id is missing"
+    assert gate_of(root, key="header:X-Id").why(*asked) == "X-Id is missing or empty"
+    assert gate_of(root, key=lambda _: None).why(*asked).startswith("the key function returned nothing")
+
+
+# Rules
+
+
+def rules_gate(root: str, text: str, kind: type[LongRunningGate] = LongRunningGate) -> LongRunningGate:
+    environ = {b"LIMITER_ROOT": root.encode(), b"LIMITER_TIMEOUT": b"60"}
+    return kind(environ, rules=parse(text))
+
+
+def test_a_rule_has_a_gate_that_is_kept_and_shares_its_limiters(root: str) -> None:
+    gate = rules_gate(root, "/a * 1/day\n/b * 1/day\n/c * c=1/day")
+    log: list[object] = []
+    first = gate.meet("/a", "GET", log.append)
+    assert first is gate.meet("/a/x", "PUT", log.append)
+    assert gate.meet("/x", "GET", log.append) is gate
+    assert statuses(first, 2) == [OK, TOO_MANY_REQUESTS]
+    assert statuses(gate.meet("/b", "GET", log.append), 1) == [TOO_MANY_REQUESTS]
+    assert statuses(gate.meet("/c", "GET", log.append), 1) == [OK]
+    assert len(gate._limiters) == 2
+    assert log == []
+
+
+def test_a_rule_that_a_door_cannot_follow_is_an_error_for_its_requests_alone(root: str) -> None:
+    class Blind(LongRunningGate):
+        sees_status = False
+
+    gate = rules_gate(root, "/a * 1/day count=401\n/b * 1/day", Blind)
+    log: list[object] = []
+    failed = gate.meet("/a", "GET", log.append)
+    assert failed.verdict(lambda: "acme", log.append) == (INTERNAL_SERVER_ERROR, None)
+    assert ["count= needs a door that sees" in str(it) for it in log] == [True]
+    other = gate.meet("/b", "GET", log.append)
+    assert isinstance(other, Blind)
+    assert statuses(other, 1) == [OK]
+
+
+def test_a_given_limiter_lends_its_store_to_the_rules(root: str) -> None:
+    """The register of the settings stays ignored."""
+    environ = {b"LIMITER_ROOT": b"/nowhere", b"LIMITER_APPS": b"/nowhere", b"LIMITER_TIMEOUT": b"60"}
+    rules = parse("/a * 1/day\n/b * register\n/c * exempt")
+    gate = LongRunningGate(environ, Limiter(root, "2/day"), None, rules)
+    assert statuses(gate.meet("/a", "GET", print), 2) == [OK, TOO_MANY_REQUESTS]
+    assert statuses(gate.meet("/b", "GET", print), 3) == [OK, OK, TOO_MANY_REQUESTS]
+    assert statuses(gate.meet("/c", "GET", print), 3, None) == [OK, OK, OK]
+
+
+def test_a_given_limiter_ignores_the_file_of_rules(root: str) -> None:
+    gate = LongRunningGate({b"LIMITER_RULES": b"/nowhere"}, Limiter(root, "2/day"))
+    assert not gate.has_rules
+
+
+def test_a_key_of_a_rule_replaces_a_function(root: str) -> None:
+    environ = {b"LIMITER_ROOT": root.encode()}
+    gate = LongRunningGate(environ, None, lambda _: "ann", parse("/a * 1/day key=id"))
+    asked = (None, lambda _: None, b"id=bob")
+    assert gate.find(*asked) == "ann"
+    assert gate.meet("/a", "GET", print).find(*asked) == "bob"
+
+
+def test_whom_a_function_exempts_is_not_counted(root: str) -> None:
+    gate = gate_of(root, key=lambda _: EXEMPT, LIMIT="0/day")
+    found = gate.find(None, lambda _: None, b"")
+    assert found is EXEMPT
+    assert gate.recall(found) == (OK, None)
+    assert statuses(gate, 3, found) == [OK, OK, OK]
+    assert os.listdir(root) == []
+
+
+def test_a_client_who_is_named_so_is_not_exempt(root: str) -> None:
+    gate = gate_of(root, key=lambda _: "EXEMPT", LIMIT="0/day")
+    assert statuses(gate, 1, gate.find(None, lambda _: None, b"")) == [TOO_MANY_REQUESTS]
+
+
+def test_bad_rules_raise_at_once() -> None:
+    with pytest.raises(ValueError, match=r"^rules:2:5: limit 'x': expected"):
+        Gates(None, None, ["/ * exempt", "/ * x"])

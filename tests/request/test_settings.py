@@ -34,7 +34,8 @@ VALUES: list[tuple[str, bytes, object]] = [
     *[("LIMITER_NODES", text, int(text)) for text in (b"3", b"99999999")],
     ("LIMITER_APPS", b"/etc/apps", "/etc/apps"),
     ("LIMITER_KEY", b"env:REMOTE_ADDR", "env:REMOTE_ADDR"),
-    ("LIMITER_TRUSTED_PROXIES", b"10.0.0.0/8", "10.0.0.0/8"),
+    ("LIMITER_TRUSTED_PROXIES", b"10.0.0.0/8, unix", "10.0.0.0/8, unix"),
+    *[("LIMITER_IPV6_PREFIX", text, int(text)) for text in (b"1", b"56", b"128")],
     *[("LIMITER_MODE", word.encode(), word) for word in ("enforce", "shadow", "off")],
     *[("LIMITER_ON_ERROR", word.encode(), word) for word in ("deny", "admit")],
     *[("LIMITER_TIMEOUT", text, float(text)) for text in (b"2", b"0.25", b"3600", b"1e-3")],
@@ -71,6 +72,7 @@ MISTAKES: list[tuple[str, list[bytes], str]] = [
         [b"0", b"-1", b"1.5", b"three", b"\xff", b"9" * 5000, b" 3"],
         "a whole number from 1 to 99999999",
     ),
+    ("LIMITER_IPV6_PREFIX", [b"0", b"129", b"/64", b"-1"], "a whole number from 1 to 128"),
     ("LIMITER_LOG_SAMPLE", [b"0", b"1000001", b"x", b"\xd9\xa1"], "a whole number from 1 to 1000000"),
     ("LIMITER_MODE", [b"Off", b"0", b"off ", b"none"], "'enforce' or 'shadow' or 'off'"),
     (

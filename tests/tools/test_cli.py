@@ -260,7 +260,7 @@ def test_hit_and_show_use_the_register(register: Run) -> None:
 @pytest.mark.parametrize("how", ["argument", "standard input"])
 def test_a_value_of_the_key_stands_for_its_app_id(run: Run, root: str, place: Path, how: str) -> None:
     """It is given as a client sends it.  A secret need not be an argument, which other users see."""
-    token = "Bearer s3cret token"
+    token = "Bearer s3cret-token"
     key = "header:Authorization"
     app_id = Key(key).find(lambda _: token.encode())
     app, stdin = (token, "") if how == "argument" else ("-", f"{token}\n")
@@ -274,6 +274,93 @@ def test_a_value_of_the_key_stands_for_its_app_id(run: Run, root: str, place: Pa
     assert command("apps", "list") == f"{app_id}\t7/hour\n"
     assert command("hit", app).startswith(f"{app_id}: allowed\n  7-per-3600s: 1 of 7 used")
     assert os.listdir(root) == [f"{app_id}@7-per-3600s"]
+
+
+@pytest.mark.parametrize("verb", ["set", "remove"])
+def test_a_value_that_no_client_may_send_is_an_error_without_that_value(
+    run: Run, place: Path, verb: str
+) -> None:
+    limits = ["1/day"] if verb == "set" else []
+    settings = {"LIMITER_APPS": str(place), "LIMITER_KEY": "header:Authorization"}
+    ended = run("apps", verb, "-", *limits, stdin="Bearer s3cret token\n", **settings)
+    expect_failure(ended, "Authorization is not a token (RFC 6750)")
+    assert "s3cret" not in ended.stderr
+
+
+# Networks
+
+
+@pytest.fixture
+def addresses(run: Run, place: Path) -> Run:
+    """The command with a register of addresses."""
+    return lambda *words, **more: run(
+        *words, LIMITER_APPS=str(place), LIMITER_KEY="env:REMOTE_ADDR", **more
+    )
+
+
+def test_networks_are_entries(addresses: Run, place: Path) -> None:
+    for network, limits in {
+        ".default": "1/day",
+        "10.0.0.0/8": "unlimited",
+        "10.9.0.0/16": "0/second",
+        "2001:DB8::/32": "5/day",
+        "10.9.0.9": "7/day",
+    }.items():
+        expect(addresses("apps", "set", network, limits), 0)
+    listed = "10.9.0.9\t7/day\n10.0.0.0/8\tunlimited\n10.9.0.0/16\t0/second\n2001:db8::/32\t5/day\n"
+    assert addresses("apps", "list").stdout == listed + ".default\t1/day\n"
+    assert sorted(os.listdir(place)) == [
+        *(".default", "10.0.0.0@8", "10.9.0.0@16", "10.9.0.9", "2001_db8__@32")
+    ]
+    expect(addresses("hit", "10.0.0.1"), 0, "10.0.0.1: unlimited")
+    assert addresses("hit", "10.9.0.1").returncode == 1
+    assert "1 of 5 used" in addresses("hit", "2001:db8::1").stdout
+    expect(addresses("apps", "remove", "10.9.0.0/16"), 0)
+    expect(addresses("hit", "10.9.0.1"), 0, "10.9.0.1: unlimited")
+    gone = addresses("apps", "remove", "10.9.0.0/16")
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "10.9.0.0/16 is not in the register" in gone.stderr
+
+
+@pytest.mark.parametrize("verb", ["set", "remove"])
+@pytest.mark.parametrize(
+    ("network", "right"), [("10.1.2.3/8", "10.0.0.0/8"), ("2001:db8::1/32", "2001:db8::/32")]
+)
+def test_a_network_with_host_bits_is_refused_with_the_right_one(
+    addresses: Run, place: Path, verb: str, network: str, right: str
+) -> None:
+    ended = addresses("apps", verb, network, *(["1/day"] if verb == "set" else []))
+    expect_failure(ended, f"network '{network}': expected a network, but it has bits set")
+    assert f"(write {right})" in ended.stderr
+    assert os.listdir(place) == []
+
+
+def test_a_list_of_networks_that_was_lost_by_hand_is_reported(addresses: Run, place: Path) -> None:
+    expect(addresses("apps", "set", "10.0.0.0/8", "0/second"), 0)
+    (place / ".default").unlink()
+    (place / ".default").symlink_to("1/day")
+    listed = addresses("apps", "list")
+    assert (listed.returncode, listed.stdout) == (0, "10.0.0.0/8\t0/second\n.default\t1/day\n")
+    assert "networks do not apply, because .default was changed by hand" in listed.stderr
+    expect(addresses("apps", "set", ".default", "1/day"), 0)
+    assert addresses("apps", "list").stderr == ""
+    assert addresses("hit", "10.0.0.1").returncode == 1
+
+
+def test_a_change_of_a_network_gives_no_address_in_it_more(addresses: Run) -> None:
+    """Its IPv4 addresses keep their hits when a network comes, changes and goes, if it is theirs."""
+    expect(addresses("apps", "set", ".default", "5/day"), 0)
+    assert addresses("hit", "10.0.0.1").returncode == 0
+    for words, used in [
+        (("set", "10.0.0.0/8", "6/day"), "1 of 6"),
+        (("set", "10.0.0.0/24", "7/day"), "1 of 7"),
+        (("set", "10.0.0.0/8", "8/day"), "1 of 7"),
+        (("set", "11.0.0.0/8", "9/day"), "1 of 7"),
+        (("remove", "10.0.0.0/24"), "1 of 8"),
+        (("remove", "10.0.0.0/8"), "1 of 5"),
+    ]:
+        expect(addresses("apps", *words), 0)
+        assert f"{used} used" in addresses("show", "10.0.0.1").stdout
 
 
 # A changed entry

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,11 +44,17 @@ class Server:
             return int(head.split()[1]), body
 
 
-def start(home: Path, place: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+def start(
+    home: Path,
+    place: Path,
+    *arguments: str,
+    program: Sequence[str] = (sys.executable,),
+    **settings: str,
+) -> subprocess.Popen[str]:
     """Start it in another directory, with only these settings."""
     own = {"PYTHONPATH": str(home), "TMPDIR": str(place), "LIMITER_TIMEOUT": "600"}
     return subprocess.Popen(
-        [sys.executable, "-m", "limiter", *(arguments or ["serve", "--port", "0"])],
+        [*program, "-m", "limiter", *(arguments or ["serve", "--port", "0"])],
         env=clean_environ(**own, **settings),
         cwd=place,
         stdin=subprocess.DEVNULL,
@@ -98,6 +104,24 @@ def test_what_it_prints_is_what_happens(installed: Path, place: Path) -> None:
     line_of_request = r'127\.0\.0\.1 - - \[.*\] "GET /cgi-bin/check.py.* HTTP/1.0" (200|429) \d+'
     assert [bool(re.fullmatch(line_of_request, line)) for line in lines] == [True] * 11
     assert store.stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.one_python
+def test_it_ends_by_sigterm_also_as_process_1(installed: Path, place: Path) -> None:
+    """In a container it is process 1, to which the kernel sends only signals that it handles."""
+    if os.geteuid() != 0 or not shutil.which("unshare"):
+        pytest.skip("only root can make a namespace of processes")
+    python = ["unshare", "--pid", "--fork", "--kill-child", sys.executable]
+    with start(home=installed, place=place, program=python) as process:
+        try:
+            server = Server(process)
+            assert server.send()[0] == 200
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            os.kill(int(children), signal.SIGTERM)
+            log = process.communicate(timeout=DEADLINE)[1]
+            assert (process.returncode, log.splitlines()[-1]) == (0, "Ended.")
+        finally:
+            process.kill()
 
 
 def test_the_settings_reach_the_scripts(installed: Path, place: Path, root: str) -> None:
