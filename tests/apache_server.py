@@ -117,12 +117,13 @@ class Server:
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
     def maps(self) -> set[int]:
-        """Return the programs of the map, and the copies that they have left."""
-        return {
-            int(process.name)
+        """Return the programs of the map, and the copies that they have left, without their watchers."""
+        found = {
+            int(process.name): parent(process)
             for process in _processes(self.pid)
             if b"/rewritemap\0" in contents(process / "cmdline")
         }
+        return {number for number, its_parent in found.items() if its_parent not in found}
 
 
 @contextmanager
@@ -258,6 +259,12 @@ def back_end() -> Iterator[int]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def parent(process: Path) -> int:
+    """Return the parent of a process in /proc; 0 if the process has ended."""
+    fields = contents(process / "stat").rpartition(b")")[2].split()
+    return int(fields[1]) if fields else 0
 
 
 def contents(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from _signal import SIG_DFL, SIGTERM, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
 
@@ -20,6 +20,8 @@ class Handover:
     def __init__(self) -> None:
         self._is_idle = True
         self._is_ending = False
+        self.in_copy: Callable[[], None] | None = None
+        """Called in the copy, when that is the program."""
         signal(SIGTERM, self._end)
 
     def lines(self, file: "BinaryIO") -> "Iterator[bytes]":
@@ -45,3 +47,5 @@ class Handover:
             posix._exit(0)
         self._is_ending = False
         signal(SIGTERM, SIG_DFL)
+        if self.in_copy is not None:
+            self.in_copy()

@@ -18,10 +18,12 @@ the variables of SetEnv.  Apache starts it as root.  It reads no request before 
 import errno
 import os
 import sys
+from stat import S_ISFIFO
 
 from limiter.apache import preload  # noqa: F401
 from limiter.apache.graceful_restart import Handover
 from limiter.apache.map_rules import Guarded, read_arguments
+from limiter.apache.watcher import Watched
 from limiter.cgi import log
 from limiter.core.furnish import must_exist
 from limiter.core.privileges import become_owner
@@ -46,6 +48,8 @@ _FORWARDED = b"HTTP_X_FORWARDED_FOR"
 _ADDRESS = b"REMOTE_ADDR"
 _ROOTS = "The store belongs to root (give it to the user that Apache runs as)"
 _NOT_GUARDED = b"none\n"
+# Seconds that the program may take beyond LIMITER_TIMEOUT.
+_MORE = 1.0
 
 
 def main(handover: Handover) -> None:
@@ -54,21 +58,41 @@ def main(handover: Handover) -> None:
     The settings and rules are the arguments of the process: ``limiter.apache.map_rules``.
     """
     try:
-        answer_all(handover.lines(sys.stdin.buffer), sys.stdout.buffer, sys.argv[1:])
+        door = _Door(sys.argv[1:])
+        watched = None
+        if _is_pipe(sys.stdin.buffer):
+            watched = Watched(door.timeout + _MORE, door.failed)
+            handover.in_copy = watched.is_another
+        answer_all(handover.lines(sys.stdin.buffer), sys.stdout.buffer, door, watched)
     except (BrokenPipeError, KeyboardInterrupt):
         # Apache has ended, or is being ended from its terminal.  Nothing is left to flush.
         os._exit(0)
 
 
-def answer_all(requests: "Iterable[bytes]", answers: "BinaryIO", arguments: "Sequence[str]") -> None:
-    """Answer each line of ``requests`` at once.
-
-    If the settings or rules contain a mistake, each answer is 500, and each is logged.
-    """
-    door = _Door(arguments)
+def answer_all(
+    requests: "Iterable[bytes]", answers: "BinaryIO", door: "_Door", watched: "Watched | None"
+) -> None:
+    """Answer each line of ``requests`` at once."""
+    if watched is None:
+        for line in requests:
+            answers.write(door.answer(line))
+            answers.flush()
+        return
     for line in requests:
-        answers.write(door.answer(line))
+        watched.works()
+        answer = door.answer(line)
+        watched.writes()
+        answers.write(answer)
         answers.flush()
+        watched.waits()
+
+
+def _is_pipe(file: "BinaryIO") -> bool:
+    """Whether Apache writes the lines, or a test, which has no file descriptor."""
+    try:
+        return S_ISFIFO(os.fstat(file.fileno()).st_mode)
+    except OSError:
+        return False
 
 
 class _Gate(LongRunningGate):
@@ -140,7 +164,14 @@ class _Line:
 
 
 class _Door:
-    """Answers lines by the settings and rules in the arguments."""
+    """Answers lines by the settings and rules in the arguments.
+
+    If they contain a mistake, each answer is 500.  ``timeout``: the seconds that the store may take.
+    ``failed``: the answer if the store fails.
+    """
+
+    timeout = 2.0
+    failed = b"500||||\n"
 
     def __init__(self, arguments: "Sequence[str]") -> None:
         self._sampler = Sampler()
@@ -150,6 +181,9 @@ class _Door:
             settings, rules = read_arguments(arguments)
             self._environ = {name.encode(): os.fsencode(value) for name, value in settings.items()}
             self._gate = _Gate(self._environ, rules, settings.get("HEADER"))
+            self.timeout = self._gate.settings.timeout
+            if self._gate.settings.on_error == "admit":
+                self.failed = b"200||||\n"
             self._guarded = Guarded(settings.get("PATHS"), rules is None)
         except ValueError as error:
             self._mistake = error

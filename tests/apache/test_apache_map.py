@@ -28,6 +28,7 @@ MORE_MODULES = ("include", "filter", "autoindex", "negotiation", "proxy", "proxy
 
 DEAD = "Access Limiter: the map program does not answer"
 LEFT_OUT = "Access Limiter: no rules here"
+LED = "Access Limiter: a rule with PT leads to this guarded URL"
 
 ECHO = """\
 #!/bin/sh
@@ -348,11 +349,13 @@ def test_virtual_hosts_are_limited_or_closed_or_freed_by_name(installed: Path, s
             reply = ask(host)
             assert (reply.status, reply.headers["RateLimit"]) == (200, None)
         closed = [ask(host) for host in ("bare", "off", "ignoring", "local")]
-        closed.append(ask("own", "/old"))
+        rewritten = ask("own", "/old")
         assert [ask(host, "/open.txt").status for host in ("bare", "off", "ignoring")] == [200] * 3
     for reply in closed:
         assert_answer(reply, 500)
-    assert len({line for line in server.log.splitlines() if "AH02557" in line and LEFT_OUT in line}) == 5
+    assert_answer(rewritten, 500)
+    lines = [line for line in server.log.splitlines() if "AH02557" in line]
+    assert [sum(text in line for line in lines) for text in (LEFT_OUT, LED)] == [4, 1]
 
 
 @pytest.mark.parametrize(("on_error", "status"), [("deny", 500), ("admit", 200)])
