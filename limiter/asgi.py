@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from limiter.core.limiter import Limiter
     from limiter.request.gate import Verdict
     from limiter.request.one_hit import Policies
+    from limiter.request.settings import Settings
 
     Scope = MutableMapping[str, Any]
     Message = MutableMapping[str, Any]
@@ -90,14 +91,14 @@ class RateLimit:
             report_denial(
                 status, posix.environ.get(b"LIMITER_LOG_LEVEL"), lambda: _request(scope), visit.why
             )
-            await _refuse(scope, receive, send, status, decision)
+            await visit.refuse(receive, send, status, decision)
             return
 
         async def send_with_standings(message: "Message") -> None:
             counted = await visit.count(message)
             if message["type"] in _STARTS:
                 shown = decision if counted is None else counted
-                headers = [*message.get("headers", ()), *_encoded(standings(shown))]
+                headers = [*message.get("headers", ()), *_encoded(standings(shown, visit.settings))]
                 message = {**message, "headers": headers}
             await send(message)
 
@@ -110,11 +111,12 @@ class _Visit:
     """A request on its way through this door.
 
     ``is_counted``: whether an outer door has counted the same.  ``counter`` counts the request when its
-    answer has a status that counts.
+    answer has a status that counts.  ``settings``: None if there is a mistake in them.
     """
 
     def __init__(self, scope: "Scope", threads: ThreadPoolExecutor) -> None:
         self.is_counted = False
+        self.settings: Settings | None = None
         self.counter: LongRunningGate | None = None
         self._outer: Policies = scope.get(POLICIES, {})
         self._policy: tuple[str, str] | None = None
@@ -133,6 +135,7 @@ class _Visit:
             self._log(error)
             return INTERNAL_SERVER_ERROR, None
         self._gate = gate
+        self.settings = gate.settings
         if gate.constant:
             return gate.verdict(lambda: None, self._log)
         app_id = None
@@ -162,6 +165,25 @@ class _Visit:
     def why(self) -> str:
         """Why it got 401, for the log."""
         return self._gate.why(self._get, self._scope.get("query_string", b""))
+
+    async def refuse(
+        self, receive: "Receive", send: "Send", status: str, decision: "Decision | None"
+    ) -> None:
+        """Answer the request with this status."""
+        scope = self._scope
+        kind = "http.response"
+        if scope["type"] == "websocket":
+            await receive()  # websocket.connect, which this answers
+            kind = "websocket.http.response"
+            if kind not in (scope.get("extensions") or {}):
+                await send({"type": "websocket.close", "code": 1008, "reason": status})
+                return
+        message = body(status, decision, self.settings)
+        length = ("Content-Length", str(len(message)))
+        headers = _encoded([*fields(status, decision, self.settings), length])
+        await send({"type": f"{kind}.start", "status": int(status[:3]), "headers": headers})
+        is_head = scope.get("method") == "HEAD"
+        await send({"type": f"{kind}.body", "body": b"" if is_head else message})
 
     def policies(self, decision: "Decision | None") -> "Policies":
         """What was counted so far, and here."""
@@ -231,23 +253,6 @@ def _request(scope: "Scope") -> "dict[bytes, bytes]":
         b"PATH_INFO": scope.get("path", "").encode("utf-8", "surrogatepass"),
         b"QUERY_STRING": scope.get("query_string", b""),
     }
-
-
-async def _refuse(
-    scope: "Scope", receive: "Receive", send: "Send", status: str, decision: "Decision | None"
-) -> None:
-    kind = "http.response"
-    if scope["type"] == "websocket":
-        await receive()  # websocket.connect, which this answers
-        kind = "websocket.http.response"
-        if kind not in (scope.get("extensions") or {}):
-            await send({"type": "websocket.close", "code": 1008, "reason": status})
-            return
-    message = body(status)
-    headers = _encoded([*fields(status, decision), ("Content-Length", str(len(message)))])
-    await send({"type": f"{kind}.start", "status": int(status[:3]), "headers": headers})
-    is_head = scope.get("method") == "HEAD"
-    await send({"type": f"{kind}.body", "body": b"" if is_head else message})
 
 
 def _encoded(fields: "list[tuple[str, str]]") -> "list[tuple[bytes, bytes]]":

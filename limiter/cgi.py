@@ -38,7 +38,7 @@ def check() -> "NoReturn":
             # Log first: this thread cannot prevent a signal from ending the process after the answer.
             gate = _gate(environ, bounded)
             verdict = gate.failed(app_id, error, lambda problem: report_problem(environ, problem, log))
-            _end(environ, body, verdict, [])
+            _end(environ, body, verdict, [], gate.settings)
 
         return watch_call(seconds, late, function, app_id)
 
@@ -69,12 +69,12 @@ def admit(
 
     if environ.get(b"REDIRECT_STATUS", b"")[:1] in (b"4", b"5"):
         return None  # Apache's ErrorDocument, for a request that has been answered
-    (status, decision), problems = _verdict(environ, call_within, None, counters)
+    (status, decision), problems, settings = _verdict(environ, call_within, None, counters)
     if status is not OK:
-        _end(environ, body_of(environ), (status, decision), problems)
+        _end(environ, body_of(environ), (status, decision), problems, settings)
     for problem in problems:
         report_problem(environ, problem, log)
-    if not write(header(standings(decision))):
+    if not write(header(standings(decision, settings))):
         posix._exit(0)
     return decision
 
@@ -83,7 +83,12 @@ def refuse(
     environ: "Mapping[bytes, bytes]", status: str, problem: "Exception | str | None" = None
 ) -> "NoReturn":
     """Answer with that status without checking a limit, then report the problem, and end the process."""
-    _end(environ, body_of(environ), (status, None), [] if problem is None else [problem])
+    settings = None
+    try:
+        settings = Settings(environ)
+    except ValueError:
+        pass  # the answer is the same without them
+    _end(environ, body_of(environ), (status, None), [] if problem is None else [problem], settings)
 
 
 def log(reason: str) -> None:
@@ -99,12 +104,15 @@ def _verdict(
     bounded: "Callable[..., Verdict]",
     body: "Body | None" = None,
     counters: "list[Counter] | None" = None,
-) -> "tuple[Verdict, list[Exception | str]]":
-    """Return the verdict on the request, and the problems to report.  Never raises."""
+) -> "tuple[Verdict, list[Exception | str], Settings | None]":
+    """Return the verdict on the request, the problems to report, and the settings.  Never raises.
+
+    The settings are None if there is a mistake in them.
+    """
     try:
         gate = _gate(environ, bounded, counters)
     except ValueError as error:
-        return (INTERNAL_SERVER_ERROR, None), [error]
+        return (INTERNAL_SERVER_ERROR, None), [error], None
     problems: list[Exception | str] = []
 
     def find() -> "str | None":
@@ -113,7 +121,7 @@ def _verdict(
             texts.append(body.form())
         return gate.key.find(environ.get, *texts)
 
-    return gate.verdict(find, problems.append), problems
+    return gate.verdict(find, problems.append), problems, gate.settings
 
 
 def _gate(
@@ -150,6 +158,7 @@ def _end(
     body: "Body | None",
     verdict: "Verdict",
     problems: "list[Exception | str]",
+    settings: "Settings | None",
 ) -> "NoReturn":
     """Answer, then report the problems, and end the process."""
     status = verdict[0]
@@ -161,7 +170,7 @@ def _end(
 
     if problems:
         _outlive_the_client()
-    is_taken = write(answer(*verdict, environ.get(b"REQUEST_METHOD") == b"HEAD"))
+    is_taken = write(answer(*verdict, environ.get(b"REQUEST_METHOD") == b"HEAD", settings))
     for problem in problems:
         report_problem(environ, problem, log)
     if is_taken:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from limiter.core.decision import Decision
     from limiter.core.limiter import Limiter
     from limiter.request.gate import Verdict
+    from limiter.request.settings import Settings
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
@@ -67,7 +68,7 @@ class RateLimit:
         visit = _Visit(environ)
         status, decision = visit.verdict(self._gates)
         if status is not OK:
-            return _refuse(environ, start_response, status, decision, visit.why)
+            return visit.refuse(start_response, status, decision)
         environ["limiter.decision"] = decision
         if visit.is_counted or (decision is None and visit.counter is None):
             return self._app(environ, start_response)
@@ -77,7 +78,7 @@ class RateLimit:
         ) -> "Callable[[bytes], object]":
             counted = visit.count(status)
             shown = decision if counted is None else counted
-            return start_response(status, [*headers, *standings(shown)], exc_info)
+            return start_response(status, [*headers, *standings(shown, visit.settings)], exc_info)
 
         return self._app(environ, start)
 
@@ -86,12 +87,13 @@ class _Visit:
     """A request on its way through this door.
 
     ``is_counted``: whether an outer door has counted the same.  ``counter`` counts the request when its
-    answer has a status that counts.
+    answer has a status that counts.  ``settings``: None if there is a mistake in them.
     """
 
     def __init__(self, environ: "WSGIEnvironment") -> None:
         self.is_counted = False
         self.counter: LongRunningGate | None = None
+        self.settings: Settings | None = None
         self._environ = environ
         self._app_id: str | None = None
 
@@ -107,6 +109,7 @@ class _Visit:
             self._log(error)
             return INTERNAL_SERVER_ERROR, None
         self._gate = gate
+        self.settings = gate.settings
         verdict = gate.verdict(self._find, self._log, self._decide)
         if self._app_id is not None and not self.is_counted:
             self.counter = gate.counter
@@ -135,7 +138,19 @@ class _Visit:
         environ[POLICIES] = {**outer, policy: verdict[1]}
         return verdict
 
-    def why(self) -> str:
+    def refuse(
+        self, start_response: "StartResponse", status: str, decision: "Decision | None"
+    ) -> "list[bytes]":
+        """Answer the request with this status."""
+        environ = self._environ
+        level = environ.get("LIMITER_LOG_LEVEL", "").encode() or posix.environ.get(b"LIMITER_LOG_LEVEL")
+        report_denial(status, level, lambda: variables(environ), self._why)
+        message = body(status, decision, self.settings)
+        headers = fields(status, decision, self.settings)
+        start_response(status, [*headers, ("Content-Length", str(len(message)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]
+
+    def _why(self) -> str:
         """Why it got 401, for the log."""
         return self._gate.why(self._get, self._query())
 
@@ -169,17 +184,3 @@ def variables(environ: "WSGIEnvironment") -> "dict[bytes, bytes]":
         **posix.environ,
         **{name.encode("latin-1", "replace"): it.encode("latin-1", "replace") for name, it in own},
     }
-
-
-def _refuse(
-    environ: "WSGIEnvironment",
-    start_response: "StartResponse",
-    status: str,
-    decision: "Decision | None",
-    why: "Callable[[], str]",
-) -> "list[bytes]":
-    level = environ.get("LIMITER_LOG_LEVEL", "").encode() or posix.environ.get(b"LIMITER_LOG_LEVEL")
-    report_denial(status, level, lambda: variables(environ), why)
-    message = body(status)
-    start_response(status, [*fields(status, decision), ("Content-Length", str(len(message)))])
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]

@@ -3,13 +3,17 @@
 Apache writes one line about a request, and waits for the answer::
 
     ADDRESS METHOD PATH QUERY FORWARDED HEADER
-    STATUS|POLICY|RATELIMIT|RETRY|COUNTED      429|"10-per-1s";q=10;w=1|"10-per-1s";r=0;t=1|1|
+    STATUS|POLICY|RATELIMIT|X|RETRY|COUNTED|PROBLEM
+    429|"10-per-1s";q=10;w=1|"10-per-1s";r=0;t=1||1||
 
 PATH is the decoded path, escaped again (int:escape).  QUERY is the query string as sent.  FORWARDED is
 X-Forwarded-For, escaped likewise.  HEADER is the header that the argument ``HEADER`` names.  Only HEADER may
-contain blanks.  All may be empty, and all fields of an answer but the status, too.  COUNTED names what was
-counted (``limiter.request.one_hit``).  The answer is ``none`` if neither a rule nor LIMITER_PATHS is for
-the path.
+contain blanks.  All may be empty, and all fields of an answer but the status, too.
+
+COUNTED names what was counted (``limiter.request.one_hit``).  If the settings ask for them, X has the limit,
+the remaining hits and the reset of X-RateLimit, with blanks between, and PROBLEM the members of a JSON object
+but the status, each with a comma after it (``limiter.request.problem_details``).  The answer is ``none`` if
+neither a rule nor LIMITER_PATHS is for the path.
 
 The settings are arguments, because the program gets the environment of Apache's parent process, without
 the variables of SetEnv.  Apache starts it as root.  It reads no request before it is the owner of the store.
@@ -33,7 +37,9 @@ from limiter.report.sampler import EVERY, Sampler
 from limiter.request.key import unquote
 from limiter.request.long_running import LongRunningGate
 from limiter.request.paths import text_of
+from limiter.request.problem_details import StoreFailed, members
 from limiter.request.response import INTERNAL_SERVER_ERROR, OK, fields
+from limiter.request.x_ratelimit import X_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +49,7 @@ if TYPE_CHECKING:
     from limiter.core.decision import Decision
     from limiter.request.rule import Rule
     from limiter.request.rules import Rules
+    from limiter.request.settings import Settings
 
 _FORWARDED = b"HTTP_X_FORWARDED_FOR"
 _ADDRESS = b"REMOTE_ADDR"
@@ -171,19 +178,21 @@ class _Door:
     """
 
     timeout = 2.0
-    failed = b"500||||\n"
+    failed = b"500||||||\n"
 
     def __init__(self, arguments: "Sequence[str]") -> None:
         self._sampler = Sampler()
         self._environ: dict[bytes, bytes] = {}
         self._mistake: ValueError | None = None
+        self._settings: Settings | None = None
         try:
             settings, rules = read_arguments(arguments)
             self._environ = {name.encode(): os.fsencode(value) for name, value in settings.items()}
             self._gate = _Gate(self._environ, rules, settings.get("HEADER"))
-            self.timeout = self._gate.settings.timeout
-            if self._gate.settings.on_error == "admit":
-                self.failed = b"200||||\n"
+            self._settings = self._gate.settings
+            self.timeout = self._settings.timeout
+            is_admitted = self._settings.on_error == "admit"
+            self.failed = self._line(OK if is_admitted else StoreFailed(INTERNAL_SERVER_ERROR))
             self._guarded = Guarded(settings.get("PATHS"), rules is None)
         except ValueError as error:
             self._mistake = error
@@ -199,15 +208,15 @@ class _Door:
         """Return the answer to a line."""
         if self._mistake is not None:
             self._log(self._mistake)
-            return _line(INTERNAL_SERVER_ERROR)
+            return self._line(INTERNAL_SERVER_ERROR)
         if self._gate.constant:
-            return _line(OK)
+            return self._line(OK)
         try:
             if self._is_root:
                 self._leave_root()
             line = _Line(text, self._gate.header)
         except (StoreError, ValueError) as error:
-            return _line(self._gate.failed(None, error, self._log)[0])
+            return self._line(self._gate.failed(None, error, self._log)[0])
         return self._decide(line)
 
     def _decide(self, line: _Line) -> bytes:
@@ -239,7 +248,22 @@ class _Door:
         counted = ""
         if status is OK and app_ids and (decision is not None or gate.settings.mode != "enforce"):
             counted = gate.policy(app_ids[0] or "")
-        return _line(status, decision, counted)
+        return self._line(status, decision, counted)
+
+    def _line(self, status: str, decision: "Decision | None" = None, counted: str = "") -> bytes:
+        settings = self._settings
+        values = dict(fields(status, decision, settings))
+        x = " ".join([values[name] for name in X_NAMES if name in values])
+        is_problem = settings is not None and settings.problem == "1" and status is not OK
+        parts = (
+            status[:3],
+            *[values.get(name, "") for name in ("RateLimit-Policy", "RateLimit")],
+            x,
+            values.get("Retry-After", ""),
+            counted,
+            f"{members(status, decision)}, " if is_problem else "",
+        )
+        return "|".join(parts).encode() + b"\n"
 
     def _log(self, problem: "Exception | str", variables: "dict[bytes, bytes] | None" = None) -> None:
         if isinstance(problem, str):
@@ -258,10 +282,3 @@ class _Door:
 
 def _variable(name: str) -> bytes:
     return b"HTTP_" + os.fsencode(name).upper().replace(b"-", b"_")
-
-
-def _line(status: str, decision: "Decision | None" = None, counted: str = "") -> bytes:
-    values = dict(fields(status, decision))
-    names = ("RateLimit-Policy", "RateLimit", "Retry-After")
-    parts = [status[:3], *[values.get(name, "") for name in names], counted]
-    return "|".join(parts).encode() + b"\n"

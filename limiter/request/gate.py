@@ -133,8 +133,14 @@ class Gate:
 
             mask(app_id, error)  # the error's path may contain it
         log(error)
-        admits = self.settings.on_error == "admit" and isinstance(error, StoreError)
-        return (OK if admits or self.settings.mode == "shadow" else INTERNAL_SERVER_ERROR), None
+        has_store_failed = isinstance(error, StoreError)
+        if (has_store_failed and self.settings.on_error == "admit") or self.settings.mode == "shadow":
+            return OK, None
+        if has_store_failed and self.settings.problem == "1":
+            from limiter.request.problem_details import StoreFailed
+
+            return StoreFailed(INTERNAL_SERVER_ERROR), None
+        return INTERNAL_SERVER_ERROR, None
 
     def may_report(self) -> bool:
         """Whether the log may contain an app_id.  One that comes from a header may be a secret."""

@@ -8,7 +8,7 @@ import limiter.core.newcomers  # noqa: F401
 from limiter.core import burst, fixed, privileges, retry  # noqa: F401  (while there are descriptors)
 from limiter.core.limiter import Limiter
 from limiter.core.store import StoreError
-from limiter.request import one_hit, secret_keys  # noqa: F401  (likewise)
+from limiter.request import jitter, one_hit, problem_details, secret_keys, x_ratelimit  # noqa: F401
 from limiter.request.breaker import Breaker
 from limiter.request.default_store import VARIABLES
 from limiter.request.gate import Gate

@@ -68,6 +68,10 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
+def _jitter(text: str) -> int:
+    return 0 if text == "0" else parse_number(3600)(text)
+
+
 if TYPE_CHECKING:
     Table = dict[str, tuple[Callable[[str], Any], str, str]]
 _mode = parse_one_of("enforce", "shadow", "off")
@@ -94,6 +98,18 @@ REQUEST: "Table" = {
     "LIMITER_MODE": (_mode, "enforce", "enforce; shadow: admit, and log denials; off: do nothing"),
     "LIMITER_ON_ERROR": (_verdict, "deny", "deny (500) or admit, if the store or the register fails"),
     "LIMITER_TIMEOUT": (parse_seconds, "2", "seconds after which an unresponsive store has failed"),
+    "LIMITER_HEADERS": (
+        *(parse_one_of("draft", "x-ratelimit", "both", "none"), "draft"),
+        "which fields say where a limit stands: draft (RateLimit), x-ratelimit, both or none",
+    ),
+    "LIMITER_PROBLEM": (
+        *(parse_one_of("0", "1"), "0"),
+        "1: what is denied gets problem details (RFC 9457) instead of a message",
+    ),
+    "LIMITER_JITTER": (
+        *(_jitter, "0"),
+        "up to so many whole seconds more in Retry-After of fixed windows, at random",
+    ),
 }
 """The settings that each door reads at a request."""
 

@@ -9,6 +9,7 @@ import os
 import platform
 import signal
 import textwrap
+import traceback
 from datetime import datetime
 
 import limiter
@@ -49,12 +50,17 @@ def main() -> int:
     if arguments.run is not _serve:
         # If nobody reads the output, end at once, as other tools do.  The server must go on.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if os.geteuid() == 0:
+        # The owner of the store, whom it may become, may not be able to read Python's modules.
+        import limiter.apache.preload  # noqa: F401
     try:
         status: int = arguments.run(arguments)
         return status
     except (ValueError, OSError) as error:
         log(str(error))
-        return 2
+    except Exception:
+        traceback.print_exc()  # not status 1: that is a denial
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -29,6 +29,7 @@ import limiter.cgi
 import limiter.tools.cli
 import limiter.wsgi
 from limiter.apache.graceful_restart import Handover
+from limiter.request.x_ratelimit import X_NAMES
 from tests.faults import Ended, run, use
 
 THROUGH = b"through"
@@ -258,12 +259,16 @@ def _read_line_of_map(ended: Ended) -> Answer:
     log = _log(ended)
     assert ended.code == 0, log
     found = re.fullmatch(
-        r'(200|400|401|429|500)\|((?:"[^|]*)?)\|((?:"[^|]*)?)\|(\d*)\|[0-9a-f]*\n', ended.output.decode()
+        r'(200|400|401|429|500)\|((?:"[^|]*)?)\|((?:"[^|]*)?)\|((?:\d+ \d+ \d+)?)\|(\d*)\|[0-9a-f]*'
+        r"\|([^|]*)\n",
+        ended.output.decode(),
     )
     assert found, (ended.output, log)
-    status, *values = found.groups()
-    names = ("ratelimit-policy", "ratelimit", "retry-after")
-    return Answer(status, {name: value for name, value in zip(names, values) if value}, b"", log)
+    status, policy, standing, x, retry, members = found.groups()
+    fields = dict(zip(("ratelimit-policy", "ratelimit", "retry-after"), (policy, standing, retry)))
+    fields.update(zip(map(str.lower, X_NAMES), x.split()))
+    body = f'{{{members}"status": {status}}}'.encode() if members else b""
+    return Answer(status, {name: value for name, value in fields.items() if value}, body, log)
 
 
 def _read_exit_status(ended: Ended) -> Answer:

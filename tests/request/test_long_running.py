@@ -202,6 +202,7 @@ def test_every_setting_chooses_a_gate(name: str, place: Path) -> None:
     (place / "rules").write_text("/ * exempt")
     values = {"KEY": "id", "MODE": "off", "NODES": "7", "ON_ERROR": "admit", "TIMEOUT": "7"}
     values |= {"RULES": f"{place}/rules", "IPV6_PREFIX": "7"}
+    values |= {"HEADERS": "none", "PROBLEM": "1", "JITTER": "7"}
     gates = Gates(None, None)
     assert gates.choose({name: values.get(name[8:], "/7")}) is not gates.choose({})
 

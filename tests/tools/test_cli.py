@@ -125,6 +125,35 @@ def test_hit_by_root_acts_as_the_owner_of_the_store(run: Run, store: str) -> Non
     assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(NOBODY, NOBODY)}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_hit_by_root_needs_no_module_that_the_owner_cannot_read(store: str, place: Path) -> None:
+    """It ended in a traceback with status 1, which means denied."""
+    home = place / "home"
+    home.mkdir(0o700)
+    (home / "lib").symlink_to(f"{sys.base_prefix}/lib")
+    (home / "limiter").symlink_to(Path(limiter.__file__).parent)
+    os.chown(store, NOBODY, NOBODY)
+    os.chmod(store, 0)
+    environ = clean_environ(
+        LIMITER_ROOT=store, LIMITER_KEY="header:X-Key", PYTHONHOME=str(home), PYTHONPATH=str(home)
+    )
+    program = os.path.realpath(sys.executable)
+    command = [program, "-m", "limiter", "hit", "acme"]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    expect_failure(ended, f"[Errno 13] Permission denied ({store} belongs to")
+
+
+def test_an_error_that_nobody_expected_has_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], root: str
+) -> None:
+    """Status 1 would say that the hit was denied."""
+    monkeypatch.setattr(sys, "argv", ["limiter", "hit", "acme"])
+    monkeypatch.setenv("LIMITER_ROOT", root)
+    monkeypatch.setattr(cli, "become_owner", lambda _: 1 // 0)
+    assert cli.main() == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 # show
 
 
