@@ -45,6 +45,8 @@ _WAITRESS = ["waitress", "--unix-socket={socket}", "--no-clear-untrusted-proxy-h
 COMMANDS = {
     "gunicorn": [*_GUNICORN, "--worker-class", "sync"],
     "gunicorn-gevent": [*_GUNICORN, "--worker-class", "gevent"],
+    # The application is imported before gevent replaces Python's own threads.
+    "gunicorn-gevent-preload": [*_GUNICORN, "--worker-class", "gevent", "--preload"],
     "gunicorn-gthread": [*_GUNICORN, "--worker-class", "gthread", "--threads", "2"],
     "uvicorn": ["uvicorn", "applications:of_asgi", "--uds", "{socket}", "--lifespan", "off"],
     "hypercorn": ["hypercorn", "applications:of_asgi", "--bind", "unix:{socket}"],

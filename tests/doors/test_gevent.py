@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.doors.servers import serving
+from tests.doors.servers import COMMANDS, serving
 from tests.hanging import hanging_mount
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_python
 pytest.importorskip("gevent")
 
-NAME = "gunicorn-gevent"
+NAMES = [name for name in COMMANDS if "gevent" in name]
 RULES = "/free * exempt\n/ * 1000/hour\n"
 
 
@@ -24,12 +24,13 @@ def rules(place: Path) -> str:
     return str(place / "rules")
 
 
-def test_other_requests_go_on_while_the_store_hangs(place: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_other_requests_go_on_while_the_store_hangs(place: Path, name: str) -> None:
     """The first waits, for up to ten minutes.  Before, all others waited with it."""
     with (
         hanging_mount() as mount,
         serving(
-            NAME, place, LIMITER_ROOT=str(mount.path), LIMITER_RULES=rules(place), LIMITER_TIMEOUT="600"
+            name, place, LIMITER_ROOT=str(mount.path), LIMITER_RULES=rules(place), LIMITER_TIMEOUT="600"
         ) as it,
         ThreadPoolExecutor(1) as client,
     ):
@@ -45,15 +46,16 @@ def test_other_requests_go_on_while_the_store_hangs(place: Path) -> None:
         assert waiting.result() == 200
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("on_error", "status"), [("deny", 500), ("admit", 200)])
 def test_a_store_that_hangs_has_failed_after_the_time_out(
-    place: Path, on_error: str, status: int
+    place: Path, name: str, on_error: str, status: int
 ) -> None:
     """When it is back, all is well again."""
     with (
         hanging_mount() as mount,
         serving(
-            NAME, place, LIMITER_ROOT=str(mount.path), LIMITER_TIMEOUT="1", LIMITER_ON_ERROR=on_error
+            name, place, LIMITER_ROOT=str(mount.path), LIMITER_TIMEOUT="1", LIMITER_ON_ERROR=on_error
         ) as it,
     ):
         wait_until(lambda: it.ask("/?app_id=acme") == 200)
