@@ -74,9 +74,9 @@ def _named(text: str, at: int) -> "tuple[Limit, int]":
 def _limit(text: str, at: int) -> "tuple[Limit, int]":
     start = _blanks(text, at)
     count, at = _number(text, start, "a number of hits")
-    word, end = _word(text, at)
-    if word == "per":
-        at = end
+    word, _ = _word(text, at)
+    if word[:3] == "per":  # the library takes "10perminute", too
+        at = _blanks(text, at + 3)
     elif text[at : at + 1] == "/":
         at = _blanks(text, at + 1)
     else:

@@ -132,6 +132,7 @@ def test_each_program_gets_defaults_and_knows_the_header_of_the_key(copy: Path, 
             "LIMITER_ROOT": str(it.server.root),
             "LIMITER_LIMIT": "10/second",
             "LIMITER_ON_ERROR": "deny",
+            "LIMITER_PROBLEM": "0",
             "LIMITER_KEY": "header:X-Api-Key",
             "LIMITER_TIMEOUT": LONG,
         }

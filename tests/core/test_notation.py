@@ -26,6 +26,8 @@ MEANINGS = [
     ("10/second", Sliding, 10, 1, "10-per-1s"),
     ("10 per second", Sliding, 10, 1, "10-per-1s"),
     ("10per2sec", Sliding, 10, 2, "10-per-2s"),
+    ("10perminute", Sliding, 10, 60, "10-per-60s"),
+    ("10 PERminutes", Sliding, 10, 60, "10-per-60s"),
     ("  100 / Minute ", Sliding, 100, 60, "100-per-60s"),
     ("007/HOUR", Sliding, 7, 3600, "7-per-3600s"),
     ("1000/3 days", Sliding, 1000, 259200, "1000-per-259200s"),

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+import limiter.request.body
 import limiter.request.response
 from limiter.request.gate import Gate
 from tests.conftest import NOBODY
