@@ -58,8 +58,8 @@ class RateLimit:
     offers the extension ``websocket.http.response``.  Otherwise it is closed with code 1008, which the
     server turns into a 403.
 
-    The event loop never waits for the store.  Denials from memory are decided at once, and everything
-    else is decided in this object's own threads.
+    The event loop never waits for a store that may hang.  Denials from memory are decided at once, and so is
+    everything on a local file system.  All else is decided in this object's own threads.
     """
 
     def __init__(
@@ -203,6 +203,9 @@ class _Visit:
         return self._gate.recall(app_id)
 
     async def _call(self, gate: LongRunningGate, app_id: "str | None") -> "Verdict":
+        if app_id is not None and gate.is_direct(app_id):
+            # That is quicker than to ask another thread.
+            return gate.verdict(lambda: app_id, self._log, gate.count)
         loop = asyncio.get_running_loop()
         try:
             future = loop.run_in_executor(self._threads, gate.verdict, lambda: app_id, self._log)

@@ -93,8 +93,9 @@ class Lock:
 
 
 def stand_still(patch: pytest.MonkeyPatch) -> Clock:
-    """Return a clock that all breakers made from now on use."""
+    """Return a clock that all breakers made from now on use.  No store counts as local."""
     clock = Clock()
+    patch.setattr("limiter.request.store_access.LOCAL", ())
     patch.setattr("limiter.request.breaker.allocate_lock", clock.lock)
-    patch.setattr("limiter.request.long_running.Breaker", partial(Breaker, clock=clock))
+    patch.setattr("limiter.request.store_access.Breaker", partial(Breaker, clock=clock))
     return clock

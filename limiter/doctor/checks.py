@@ -11,9 +11,10 @@ import time
 from limiter.core.furnish import create, fresh, furnish, link
 from limiter.core.limit import Sliding, is_name, make, number_of, time_of
 from limiter.core.limiter import Limiter
+from limiter.core.mount import mounted
 from limiter.core.store import Store
 from limiter.core.sweep import sweep_store
-from limiter.doctor.filesystem import GLUSTERFS, PASS, WARN, finding, mounted
+from limiter.doctor.filesystem import GLUSTERFS, PASS, WARN, finding
 from limiter.doctor.processes import child, died, together
 
 TYPE_CHECKING = False

@@ -12,11 +12,12 @@ import sys
 import time
 
 from limiter.core.furnish import must_exist
+from limiter.core.mount import mounted
 from limiter.core.privileges import become_owner
 from limiter.core.removal import remove
 from limiter.doctor.checks import CHECKS
 from limiter.doctor.contents import check_contents
-from limiter.doctor.filesystem import FAIL, WARN, check_gluster, check_mount, finding, mounted
+from limiter.doctor.filesystem import FAIL, WARN, check_gluster, check_mount, finding
 from limiter.doctor.meeting import PAIR_CHECKS, AloneError, Meeting
 
 TYPE_CHECKING = False

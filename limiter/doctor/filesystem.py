@@ -5,10 +5,10 @@ nodes while both sides renamed the same slots.  With two replicas, 1,458 slots h
 three replicas, or with two and an arbiter, no slot had two winners.
 """
 
-import re
 import subprocess
-from typing import NamedTuple
 from xml.etree import ElementTree
+
+from limiter.core.mount import LOCAL, Mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 GLUSTERFS = "fuse.glusterfs"
 """The type of a GlusterFS mount."""
 
-# The laws have been proven on these, or the kernel ensures there what the laws need.
-_KNOWN_GOOD = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "zfs", "f2fs")
 # Here a rename is a copy and a removal.
 _BUCKETS = ("s3fs", "goofys", "gcsfuse", "rclone", "blobfuse2", "mount-s3")
 _NOT_ATOMIC = tuple([f"fuse.{name}" for name in _BUCKETS])
@@ -35,7 +33,8 @@ _COPIES = (
 )
 _STALE = "Nodes see old listings, for seconds.  Let only one node use it, or use GlusterFS."
 _KNOWN = {
-    **dict.fromkeys(_KNOWN_GOOD, (PASS, "")),
+    # The laws have been proven on these, or the kernel ensures there what the laws need.
+    **dict.fromkeys(LOCAL, (PASS, "")),
     **dict.fromkeys(_NOT_ATOMIC, (FAIL, _COPIES)),
     **dict.fromkeys(_CACHED, (WARN, _STALE)),
     "overlay": (WARN, "It is removed with its container.  Mount a volume for the store."),
@@ -54,40 +53,6 @@ _NO_ANSWER = (
 def finding(is_good: bool, what: str, found: str, advice: str, level: str = FAIL) -> "Finding":
     """Return a finding: PASS without the advice, or this level with it."""
     return (PASS, what, found, "") if is_good else (level, what, found, advice)
-
-
-class Mount(NamedTuple):
-    """A mounted file system: its mount ``point``, its ``type``, and its ``source``."""
-
-    point: str
-    type: str
-    source: str
-
-
-def mounted(path: str) -> Mount:
-    """Return the current mount of a path, absolute and without links.  Raises OSError, ValueError."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mountinfo:
-        return mount_of(path, mountinfo.read())
-
-
-def mount_of(path: str, mountinfo: str) -> Mount:
-    """Return the mount that contains a path, absolute and without links.
-
-    ``mountinfo`` is the text of /proc/self/mountinfo (proc_pid_mountinfo(5)).  Raises ValueError if it
-    has no such mount.
-    """
-    found = None
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        point = _plain(left.split(" ")[4])
-        kind, source = right.split(" ")[:2]
-        is_in = path == point or path.startswith(point.rstrip("/") + "/")
-        # If several are mounted at the same point, the last one is visible.
-        if is_in and (found is None or len(point) >= len(found.point)):
-            found = Mount(point, kind, _plain(source))
-    if found is None:
-        raise ValueError(f"No mount contains {path}")
-    return found
 
 
 def check_mount(path: str, mount: Mount) -> "Iterator[Finding]":
@@ -207,8 +172,3 @@ def _check_quorum(replicas: int, options: "dict[str, str]") -> "Finding":
         " use replica 3, or replica 3 arbiter 1, with cluster.quorum-type auto."
     )
     return FAIL, what, f"{kind}{f' {count}' if kind == 'fixed' else ''}", advice
-
-
-def _plain(text: str) -> str:
-    r"""Return a field of mountinfo with its escapes decoded: \040 is a space."""
-    return re.sub(r"\\([0-7]{3})", lambda it: chr(int(it[1], 8)), text)

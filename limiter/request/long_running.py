@@ -3,13 +3,13 @@
 import errno
 import posix
 from copy import copy
+from functools import partial
 
 import limiter.core.newcomers  # noqa: F401
 from limiter.core import burst, fixed, privileges, retry  # noqa: F401  (while there are descriptors)
 from limiter.core.limiter import Limiter
 from limiter.core.store import StoreError
 from limiter.request import jitter, one_hit, problem_details, secret_keys, x_ratelimit  # noqa: F401
-from limiter.request.breaker import Breaker
 from limiter.request.default_store import VARIABLES
 from limiter.request.gate import Gate
 from limiter.request.key import Key
@@ -20,6 +20,7 @@ from limiter.request.rule_settings import refuse_count, under
 from limiter.request.rules import Rules, parse
 from limiter.request.rules_file import RulesFile
 from limiter.request.settings import REQUEST, Settings
+from limiter.request.store_access import StoreAccess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ class LongRunningGate(Gate):
             self.apps = ""
         self._limiters: dict[tuple[str, str, str], Limiter] = {}
         # An unresponsive store must not affect the others.
-        self._breakers = {root: Breaker(self.settings.timeout) for root in self.settings.root or [""]}
+        self._access = {
+            root: StoreAccess(self.settings.timeout, partial(self._places, root))
+            for root in self.settings.root or [""]
+        }
         self._kind = ""
         self._mistake: ValueError | None = None
         self.counter: LongRunningGate | None = None
@@ -145,7 +149,7 @@ class LongRunningGate(Gate):
         if self._given is not None and settings.rule_limits:
             settings.__dict__["root"] = (self._given.root,)
             gate._given = None
-            gate._breakers = dict.fromkeys(settings.root, next(iter(self._breakers.values())))
+            gate._access = dict.fromkeys(settings.root, next(iter(self._access.values())))
         Gate.__init__(gate, settings, gate._call, rule.key or self._key_text)
         gate.apps = self.apps
         if rule.key is not None:
@@ -234,7 +238,15 @@ class LongRunningGate(Gate):
         return look(self._made(limits, app_id, newcomers), app_id, newcomers)
 
     def _call(self, _: float, function: "Callable[[str], Verdict]", app_id: str) -> "Verdict":
-        return self._breakers[self._root(app_id)].call(function, app_id)
+        return self._access[self._root(app_id)].call(function, app_id)
+
+    def is_direct(self, app_id: str) -> bool:
+        """Whether ``count`` is certain to return soon, since what it calls is on local file systems."""
+        return self._access[self._root(app_id)].is_direct()
+
+    def _places(self, root: str) -> "list[str]":
+        store = root or self.settings.store("") if self._given is None else self._given.root
+        return [store, self.apps] if self.apps else [store]
 
     def _made(self, limits: str, app_id: str, newcomers: str) -> Limiter:
         limiter = self._limiter(limits, app_id, newcomers)

@@ -1,4 +1,4 @@
-"""Where a store lies: mounts as Linux reports them, and volumes as GlusterFS 10.3 describes them."""
+"""Where a store lies: types of file systems, and volumes as GlusterFS 10.3 describes them."""
 
 from __future__ import annotations
 
@@ -8,47 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from limiter.core.mount import Mount
 from limiter.doctor.filesystem import (
-    Mount,
     check_gluster,
     check_mount,
     check_volume,
-    mount_of,
     volume_of,
 )
 
 RECORDED = (Path(__file__).parent / "recorded/volume-arbiter.xml").read_text()
 """The answer of ``gluster volume info arbiter --xml`` for a volume of one host."""
-
-MOUNTINFO = r"""
-22 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
-25 22 0:23 / /dev/shm rw,nosuid - tmpfs tmpfs rw
-31 22 0:40 / /mnt/my\040store rw,relatime shared:1 master:2 - fuse.glusterfs web1:/limiter rw
-32 22 0:41 / /mnt/over rw - xfs /dev/vdb rw
-33 32 0:42 / /mnt/over rw - btrfs /dev/vdc rw
-34 22 0:43 / /mnt/overlay rw - overlay overlay rw,lowerdir=/a,upperdir=/b
-""".strip()
-
-
-@pytest.mark.parametrize(
-    ("path", "mount"),
-    [
-        ("/", Mount("/", "ext4", "/dev/vda")),
-        ("/var/lib/store", Mount("/", "ext4", "/dev/vda")),
-        ("/dev/shm", Mount("/dev/shm", "tmpfs", "tmpfs")),
-        ("/dev/shmall", Mount("/", "ext4", "/dev/vda")),
-        ("/mnt/my store/limiter", Mount("/mnt/my store", "fuse.glusterfs", "web1:/limiter")),
-        ("/mnt/over", Mount("/mnt/over", "btrfs", "/dev/vdc")),
-        ("/mnt/overlay/store", Mount("/mnt/overlay", "overlay", "overlay")),
-    ],
-)
-def test_a_path_lies_in_the_nearest_mount(path: str, mount: Mount) -> None:
-    assert mount_of(path, MOUNTINFO) == mount
-
-
-def test_a_path_outside_of_all_mounts_is_an_error() -> None:
-    with pytest.raises(ValueError, match="No mount contains /nowhere"):
-        mount_of("/nowhere", "25 22 0:23 / /dev/shm rw,nosuid - tmpfs tmpfs rw")
 
 
 @pytest.mark.parametrize(

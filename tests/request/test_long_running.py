@@ -40,7 +40,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             calls.append(f"within {self.timeout:g} s")
             return function(*arguments)
 
-    monkeypatch.setattr("limiter.request.long_running.Breaker", Counting)
+    monkeypatch.setattr("limiter.request.store_access.Breaker", Counting)
+    monkeypatch.setattr("limiter.request.store_access.LOCAL", ())
     return calls
 
 
