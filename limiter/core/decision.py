@@ -32,12 +32,23 @@ class View:
     ``listed``: the sorted names in each directory seen (threads may share it: a list in it is replaced,
     never changed); ``missing``: the numbers of its lost slots; ``is_all``: whether there is no other
     directory; ``now``: the time of the look; ``used``: the hits counted; ``next``: microseconds until the
-    first no longer counts; ``free``: each (directory, name) that the hit may claim, in order; ``short``:
-    whether these are too few; ``idle``: the directories in which all are free; ``claimed``: those written.
+    first no longer counts; ``free``: each directory with the names that the hit may claim there, in order;
+    ``short``: whether these are too few; ``idle``: the directories in which all are free; ``claimed``: those written.
     """
 
     __slots__ = (
-        *("_oldest", "_seen", "claimed", "free", "idle", "is_all", "limit", "listed", "missing"),
+        *(
+            "_found",
+            "_oldest",
+            "_seen",
+            "claimed",
+            "free",
+            "idle",
+            "is_all",
+            "limit",
+            "listed",
+            "missing",
+        ),
         *("next", "now", "short", "used"),
     )
 
@@ -45,10 +56,10 @@ class View:
         self.limit = limit
         self.listed = listed
         self.missing = missing
-        self.now = self.used = self.next = self._seen = 0
+        self.now = self.used = self.next = self._found = self._seen = 0
         self.short = True
         self.is_all = limit.segments < 2
-        self.free: list[tuple[str, str]] = []
+        self.free: list[tuple[str, list[str]]] = []
         self.idle: set[str] = set()
         self.claimed: list[str] = []
         self._oldest = ""
@@ -71,8 +82,9 @@ class View:
             else:
                 self.idle.add(directory)
                 free = sorted(free, key=self.limit.slot)
-            self.free += [(directory, name) for name in free]
-            self.short = len(self.free) < self.limit.claims(cost)
+            self.free.append((directory, free))
+            self._found += len(free)
+            self.short = self._found < self.limit.claims(cost)
         return self.short or (self.limit.window >= _MINUTE and self.unknown() > 0)
 
     def at(self, now: int, cost: int) -> "View":

@@ -108,27 +108,7 @@ class Attempt:
         views = sorted(views, key=_order) if len(views) > 1 else views
         try:
             for view in views:
-                needed = view.limit.claims(self.cost)
-                for directory, name in view.free:
-                    provisional = needed > 1 or view is not views[-1]
-                    try:
-                        new = self._take(view, directory, name, provisional)
-                    except StoreError as error:
-                        _survive(error, self.faults)
-                        new = None
-                    if new:
-                        view.idle.discard(directory)
-                        claims.append((view, directory, name, new))
-                        needed -= 1
-                        if not needed:
-                            break
-                    elif directory in view.idle:
-                        break  # another hit woke it, or a sweeper has it: look again
-                    else:
-                        # Another hit took it since the look, or this one did.  Do not try it again.
-                        new = view.limit.taken(name, view.now, self.cost, False)
-                        lost.append((view, directory, name, new))
-                if needed:
+                if not self._claim_in(view, view is views[-1], claims, lost):
                     self._give_back(claims)
                     return False
         except StoreError:
@@ -138,8 +118,10 @@ class Attempt:
                 pass  # report the first error
             raise
         for view, directory, name, new in claims + lost:
-            names = view.listed[directory]
-            view.listed[directory] = sorted([new if other == name else other for other in names])
+            names = [*view.listed[directory]]
+            names[names.index(name)] = new
+            names.sort()
+            view.listed[directory] = names
         for view, directory, _, new in claims:
             view.claimed.append(new)
             if view.missing.get(directory):
@@ -147,6 +129,30 @@ class Attempt:
 
                 mend(self, view, directory, new)
         return True
+
+    def _claim_in(self, view: View, is_last: bool, claims: "list[Claim]", lost: "list[Claim]") -> bool:
+        """Claim what the hit needs in this view.  Adds what it has claimed, and what others have."""
+        needed = view.limit.claims(self.cost)
+        for directory, names in view.free:
+            for name in names:
+                try:
+                    new = self._take(view, directory, name, needed > 1 or not is_last)
+                except StoreError as error:
+                    _survive(error, self.faults)
+                    new = None
+                if new:
+                    view.idle.discard(directory)
+                    claims.append((view, directory, name, new))
+                    needed -= 1
+                    if not needed:
+                        return True
+                elif directory in view.idle:
+                    return False  # another hit woke it, or a sweeper has it: look again
+                else:
+                    # Another hit took it since the look, or this one did.  Do not try it again.
+                    new = view.limit.taken(name, view.now, self.cost, False)
+                    lost.append((view, directory, name, new))
+        return False
 
     def _take(self, view: View, directory: str, name: str, provisional: bool) -> "str | None":
         """Claim one name.  Returns its new name, or None if another hit claimed it first."""

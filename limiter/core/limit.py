@@ -188,11 +188,11 @@ class Sliding(Limit):
 
     def look(self, names: "list[str]", now: int, cost: int) -> "tuple[list[str], int, int]":
         oldest = time_of(names[0])
-        if oldest > max(now - self.window, 0) and time_of(names[-1]) <= now + self.window:
+        is_ahead = time_of(names[-1]) > now + self.window
+        if oldest > max(now - self.window, 0) and not is_ahead:
             return [], len(names), oldest + self.window - now
-        since, until = self._busy_range(now)
-        first = _below(names, since)
-        end = len(names) if names[-1] < until else _below(names, until)
+        first = _below(names, self._first_busy(now))
+        end = _below(names, self._end_of_busy(now)) if is_ahead else len(names)
         if first == end:
             return names, 0, 0
         return names[:first] + names[end:], end - first, time_of(names[first]) + self.window - now
@@ -212,16 +212,17 @@ class Sliding(Limit):
         return [time_of(name) for name in self._busy(names, now)]
 
     def _busy(self, names: "list[str]", now: int) -> "list[str]":
-        first, end = self._busy_range(now)
+        first, end = self._first_busy(now), self._end_of_busy(now)
         return [name for name in names if first <= name < end]
 
-    def _busy_range(self, now: int) -> "tuple[str, str]":
-        """The range of stamps of taken slots: from the first, up to but without the second.
-
-        A stamp exactly one window old is free.  One exactly a window ahead is taken.  0 is always free.
-        """
+    def _first_busy(self, now: int) -> str:
+        """The least stamp of a taken slot.  One exactly one window old is free, and 0 always is."""
         first = now - self.window + 1
-        return stamp(first if first > 0 else 1), stamp(now + self.window + 1)
+        return stamp(first if first > 0 else 1)
+
+    def _end_of_busy(self, now: int) -> str:
+        """The least stamp above those of taken slots.  One exactly a window ahead is taken."""
+        return stamp(now + self.window + 1)
 
 
 def _below(names: "list[str]", name: str) -> int:

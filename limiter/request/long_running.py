@@ -197,6 +197,8 @@ class LongRunningGate(Gate):
 
     def decide(self, app_id: str) -> "Verdict":
         """Decide from memory, or call the store within LIMITER_TIMEOUT."""
+        if app_id is not EXEMPT and self.is_direct(app_id):
+            return self.count(app_id)  # it begins with a look into memory
         return self.recall(app_id) or super().decide(app_id)
 
     def kind(self) -> str:
