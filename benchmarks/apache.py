@@ -68,7 +68,11 @@ AT_MOST = {
 GOALS: dict[str, float] = {}
 
 QUOTA = 10
-SETTINGS = {"LIMITER_LIMIT": f"{QUOTA}/second", "LIMITER_PATHS": "^/map/"}
+SETTINGS = {
+    "LIMITER_LIMIT": f"{QUOTA}/second",
+    "LIMITER_PATHS": "^/map/",
+    "LIMITER_NEWCOMERS": "unlimited",
+}
 MODULES = ("rewrite", "actions", "dir", "mime", "proxy", "proxy_http", "wsgi")
 
 # Start with as many processes as there are at the end.
@@ -103,6 +107,7 @@ AliasMatch "^/guarded/[a-z]+/" "{{site}}/scripts/page"
     WSGIScriptAlias "/wsgi/limited" "{{site}}/limited.wsgi" process-group=site application-group=%{{{{GLOBAL}}}}
     <Location "/wsgi/limited">
         SetEnv LIMITER_ROOT "${{{{LIMITER_ROOT}}}}"
+        SetEnv LIMITER_NEWCOMERS "unlimited"
     </Location>
 </IfModule>
 """

@@ -3,14 +3,16 @@
 Apache writes one line about a request, and waits for the answer::
 
     ADDRESS METHOD PATH QUERY FORWARDED HEADER
-    STATUS|POLICY|RATELIMIT|X|RETRY|COUNTED|PROBLEM
-    429|"10-per-1s";q=10;w=1|"10-per-1s";r=0;t=1||1||
+    STATUS|LIMITS|COUNTED|RETRY|X|PROBLEM          429|10-per-1s;10;1;0;1||1
 
 PATH is the decoded path, escaped again (int:escape).  QUERY is the query string as sent.  FORWARDED is
 X-Forwarded-For, escaped likewise.  HEADER is the header that the argument ``HEADER`` names.  Only HEADER may
-contain blanks.  All may be empty, and all fields of an answer but the status, too.
+contain blanks.  All may be empty.
 
-COUNTED names what was counted (``limiter.request.one_hit``).  If the settings ask for them, X has the limit,
+An answer is short, because Apache reads it byte by byte, each with a system call.  All fields but the status
+may be empty, and empty ones at the end are left out.  LIMITS has the name, the hits, the window, the remaining
+hits and the reset of a limit, or the header fields of several with ``~`` between.  COUNTED names what was
+counted (``limiter.request.one_hit``).  RETRY is in seconds.  If the settings ask for them, X has the limit,
 the remaining hits and the reset of X-RateLimit, with blanks between, and PROBLEM the members of a JSON object
 but the status, each with a comma after it (``limiter.request.problem_details``).  The answer is ``none`` if
 neither a rule nor LIMITER_PATHS is for the path.
@@ -22,6 +24,7 @@ the variables of SetEnv.  Apache starts it as root.  It reads no request before 
 import errno
 import os
 import sys
+from functools import partial
 from stat import S_ISFIFO
 
 from limiter.apache import preload  # noqa: F401
@@ -38,12 +41,19 @@ from limiter.request.key import unquote
 from limiter.request.long_running import LongRunningGate
 from limiter.request.paths import text_of
 from limiter.request.problem_details import StoreFailed, members
-from limiter.request.response import INTERNAL_SERVER_ERROR, OK, fields
-from limiter.request.x_ratelimit import X_NAMES
+from limiter.request.response import (
+    INTERNAL_SERVER_ERROR,
+    OK,
+    TOO_MANY_REQUESTS,
+    numbers,
+    retry_after,
+    standings,
+)
+from limiter.request.x_ratelimit import x_standings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import BinaryIO
 
     from limiter.core.decision import Decision
@@ -70,27 +80,29 @@ def main(handover: Handover) -> None:
         if _is_pipe(sys.stdin.buffer):
             watched = Watched(door.timeout + _MORE, door.failed)
             handover.in_copy = watched.is_another
-        answer_all(handover.lines(sys.stdin.buffer), sys.stdout.buffer, door, watched)
+        lines = handover.lines(sys.stdin.buffer)
+        answer_all(lines, partial(os.write, sys.stdout.fileno()), door, watched)
     except (BrokenPipeError, KeyboardInterrupt):
         # Apache has ended, or is being ended from its terminal.  Nothing is left to flush.
         os._exit(0)
 
 
 def answer_all(
-    requests: "Iterable[bytes]", answers: "BinaryIO", door: "_Door", watched: "Watched | None"
+    requests: "Iterable[bytes]",
+    write: "Callable[[bytes], object]",
+    door: "_Door",
+    watched: "Watched | None",
 ) -> None:
     """Answer each line of ``requests`` at once."""
     if watched is None:
         for line in requests:
-            answers.write(door.answer(line))
-            answers.flush()
+            write(door.answer(line))
         return
     for line in requests:
         watched.works()
         answer = door.answer(line)
         watched.writes()
-        answers.write(answer)
-        answers.flush()
+        write(answer)
         watched.waits()
 
 
@@ -178,7 +190,7 @@ class _Door:
     """
 
     timeout = 2.0
-    failed = b"500||||||\n"
+    failed = b"500\n"
 
     def __init__(self, arguments: "Sequence[str]") -> None:
         self._sampler = Sampler()
@@ -252,18 +264,17 @@ class _Door:
 
     def _line(self, status: str, decision: "Decision | None" = None, counted: str = "") -> bytes:
         settings = self._settings
-        values = dict(fields(status, decision, settings))
-        x = " ".join([values[name] for name in X_NAMES if name in values])
-        is_problem = settings is not None and settings.problem == "1" and status is not OK
-        parts = (
-            status[:3],
-            *[values.get(name, "") for name in ("RateLimit-Policy", "RateLimit")],
-            x,
-            values.get("Retry-After", ""),
-            counted,
-            f"{members(status, decision)}, " if is_problem else "",
-        )
-        return "|".join(parts).encode() + b"\n"
+        limits = retry = x = problem = ""
+        if decision is not None and settings is not None:
+            limits = _limits(decision) if settings.headers in ("draft", "both") else ""
+            if status is TOO_MANY_REQUESTS:
+                retry = str(retry_after(decision, settings))
+            if settings.headers in ("x-ratelimit", "both"):
+                x = " ".join([value for _, value in x_standings(decision)])
+        if settings is not None and settings.problem == "1" and status is not OK:
+            problem = f"{members(status, decision)}, "
+        parts = status[:3], limits, counted, retry, x, problem
+        return "|".join(parts).rstrip("|").encode() + b"\n"
 
     def _log(self, problem: "Exception | str", variables: "dict[bytes, bytes] | None" = None) -> None:
         if isinstance(problem, str):
@@ -282,3 +293,10 @@ class _Door:
 
 def _variable(name: str) -> bytes:
     return b"HTTP_" + os.fsencode(name).upper().replace(b"-", b"_")
+
+
+def _limits(decision: "Decision") -> str:
+    quotas = decision.quotas
+    if len(quotas) == 1:
+        return ";".join(map(str, numbers(quotas[0])))
+    return "~".join([value for _, value in standings(decision)])

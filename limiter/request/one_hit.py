@@ -25,7 +25,7 @@ COUNTED = "LIMITER_COUNTED"
 POLICIES = "limiter.policies"
 """Where a WSGI environ or an ASGI scope has what was counted, by ``kind`` and app_id, with its decision."""
 
-_DIGITS = 32
+_DIGITS = 16
 
 
 def kind(settings: "Settings", given: "Limiter | None" = None) -> str:
@@ -46,7 +46,7 @@ def kind(settings: "Settings", given: "Limiter | None" = None) -> str:
 
 
 def policy(kind: str, app_id: str) -> str:
-    """The name of what is counted for this app_id: 32 hexadecimal digits, which tell nothing about it."""
+    """The name of what is counted for this app_id: 16 hexadecimal digits, which tell nothing about it."""
     return sha256(f"{kind}\n{app_id}".encode("utf-8", "surrogateescape"))[:_DIGITS]
 
 

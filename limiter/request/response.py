@@ -9,7 +9,7 @@ Seconds are whole, rounded up, and at least 1.  Where a function takes ``setting
 fields and another body.  None: nobody knows them, because there is a mistake in them.
 """
 
-from limiter.core.decision import Decision
+from limiter.core.decision import Decision, Quota
 from limiter.core.limit import SECOND, Limit
 
 TYPE_CHECKING = False
@@ -48,12 +48,19 @@ def standings(
 def _standings(decision: Decision) -> "list[tuple[str, str]]":
     policies = []
     standings = []
-    for quota in decision.quotas:
-        limit = quota.limit
-        name = limit.policy or limit.name
-        policies.append(f'"{name}";q={limit.quota};w={_window(limit)}')
-        standings.append(f'"{name}";r={quota.remaining};t={_seconds(quota.reset_after)}')
+    for name, quota, window, remaining, seconds in map(numbers, decision.quotas):
+        policies.append(f'"{name}";q={quota};w={window}')
+        standings.append(f'"{name}";r={remaining};t={seconds}')
     return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(standings))]
+
+
+def numbers(quota: Quota) -> "tuple[str, int, int, int, int]":
+    """The name of a limit, its hits and window, the hits remaining, and the seconds until there are more."""
+    limit = quota.limit
+    return (
+        *(limit.policy or limit.name, limit.quota, _window(limit)),
+        *(quota.remaining, _seconds(quota.reset_after)),
+    )
 
 
 def fields(
@@ -64,12 +71,7 @@ def fields(
     if status is UNAUTHORIZED:
         lines.append(("WWW-Authenticate", 'AppId realm="limiter"'))
     elif status is TOO_MANY_REQUESTS and decision is not None:
-        seconds = _retry_after(decision)
-        if settings is not None and settings.jitter:
-            from limiter.request.jitter import jitter
-
-            seconds += jitter(decision, settings.jitter)
-        lines.append(("Retry-After", str(seconds)))
+        lines.append(("Retry-After", str(retry_after(decision, settings))))
     is_problem = settings is not None and settings.problem == "1" and status is not OK
     lines.append(("Content-Type", PROBLEM if is_problem else MESSAGE))
     lines.append(("Cache-Control", "no-store"))
@@ -98,11 +100,17 @@ def header(fields: "list[tuple[str, str]]") -> bytes:
     return "".join([f"{name}: {value}\n" for name, value in fields]).encode()
 
 
-def _retry_after(decision: Decision) -> int:
+def retry_after(decision: Decision, settings: "Settings | None" = None) -> int:
+    """The seconds after which the client may try again."""
     if decision.retry_after == float("inf"):
         # The hit will never be allowed.  But the field must hold a number, and the limit may change.
         return max([_window(quota.limit) for quota in decision.quotas])
-    return _seconds(decision.retry_after)
+    seconds = _seconds(decision.retry_after)
+    if settings is not None and settings.jitter:
+        from limiter.request.jitter import jitter
+
+        seconds += jitter(decision, settings.jitter)
+    return seconds
 
 
 def _window(limit: Limit) -> int:

@@ -444,7 +444,7 @@ def test_map_and_guard_work_after_an_installation(machine: Machine, site: Server
     assert warning not in said
     assert machine.written() == written  # not even a modification time
     with (machine.sources / "limiter/apache/rewrite_map.py").open("a") as text:
-        text.write("\n\n_Door._line = lambda *_: b'401||||||\\n'\n")
+        text.write("\n\n_Door._line = lambda *_: b'401\\n'\n")
     assert _steps(machine.install())[-1] == "+ apache2ctl -k graceful"
     _wait_for(lambda reply: reply.status == 401, site, "/index.html?app_id=again")
 

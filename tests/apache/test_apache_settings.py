@@ -36,7 +36,7 @@ with open("{record}", "wb", 0) as record:
     record.write(repr(sys.argv[1:]).encode() + b"\\n")
     for line in sys.stdin.buffer:
         record.write(line)
-        sys.stdout.write("200||||||\\n")
+        sys.stdout.write("200\\n")
         sys.stdout.flush()
 """
 

@@ -71,13 +71,13 @@ def test_a_line_is_answered_with_status_policy_standing_and_wait(
 ) -> None:
     with program(installed, store, python, LIMIT="2 per 2 hours;5/day") as it:
         answers = [it.ask() for _ in range(3)]
-        assert it.ask("app_id=\xe9") == it.ask("") == "401||||||"
-    policy = r'"2-per-7200s";q=2;w=7200, "5-per-86400s";q=5;w=86400'
+        assert it.ask("app_id=\xe9") == it.ask("") == "401"
+    policy = r'"2-per-7200s";q=2;w=7200, "5-per-86400s";q=5;w=86400~'
     standing = r'"2-per-7200s";r={};t=\d+, "5-per-86400s";r={};t=\d+'
     patterns = [
-        rf"200\|{policy}\|{standing.format(1, 4)}\|\|\|[0-9a-f]{{32}}\|",
-        rf"200\|{policy}\|{standing.format(0, 3)}\|\|\|[0-9a-f]{{32}}\|",
-        rf"429\|{policy}\|{standing.format(0, 3)}\|\|7(200|[01]\d\d)\|\|",
+        rf"200\|{policy}{standing.format(1, 4)}\|[0-9a-f]{{16}}",
+        rf"200\|{policy}{standing.format(0, 3)}\|[0-9a-f]{{16}}",
+        rf"429\|{policy}{standing.format(0, 3)}\|\|7(200|[01]\d\d)",
     ]
     for answer, pattern in zip(answers, patterns):
         assert re.fullmatch(pattern, answer), answer
@@ -87,7 +87,7 @@ def test_a_line_is_answered_with_status_policy_standing_and_wait(
 def test_other_variables_are_not_there_yet(installed: Path, store: str) -> None:
     """Each request gets 500.  The first and each hundredth are logged."""
     with program(installed, store, KEY="env:REMOTE_USER", ON_ERROR="admit") as it:
-        assert [it.ask() for _ in range(201)] == ["500||||||"] * 201
+        assert [it.ask() for _ in range(201)] == ["500"] * 201
     line = "limiter: ValueError: LIMITER_KEY='env:REMOTE_USER': Apache asks before it has any other"
     assert it.log.count(line) == 3
     assert re.findall(r"limiter: this was error (\d+) of its kind", it.log) == ["100", "200"]
@@ -98,10 +98,10 @@ def test_a_store_that_comes_back_is_used_by_its_owner(installed: Path, store: st
     missing = f"{store}/missing"
     owner = os.stat(store).st_uid
     with program(installed, missing) as it:
-        assert it.ask() == "500||||||"
+        assert it.ask() == "500"
         os.mkdir(missing)
         os.chown(missing, owner, -1)
-        assert it.ask().startswith('200|"')
+        assert it.ask().startswith('200|10-per-1s;')
     assert it.log.count("\n") == it.log.count("The store does not exist") == 1
     assert {path.stat().st_uid for path in Path(missing).rglob("*")} == {owner}
 
@@ -112,7 +112,7 @@ def test_a_default_store_that_was_removed_is_made_again(installed: Path, place: 
     os.chown(place, user, -1)
     with program(installed, "", user=user, temporary=place, LIMIT="2/day") as it:
         for _ in range(2):
-            assert it.ask().startswith('200|"2-per-86400s";q=2;w=86400|"2-per-86400s";r=1;')
+            assert it.ask().startswith('200|2-per-86400s;2;86400;1;')
             (store,) = place.iterdir()
             shutil.rmtree(store)
     assert it.log.count("\n") == it.log.count(f"limiter: The store is {store}, ") == 2
@@ -122,7 +122,7 @@ def test_root_touches_no_store_of_its_own(installed: Path, root: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can have such a store")
     with program(installed, root) as it:
-        assert it.ask() == "500||||||"
+        assert it.ask() == "500"
     assert "The store belongs to root (give it to the user that Apache runs as)" in it.log
     assert os.listdir(root) == []
 
@@ -131,7 +131,7 @@ def test_root_is_given_up_before_the_first_request(installed: Path, store: str) 
     if os.geteuid() != 0:
         pytest.skip("only root can give that up")
     with program(installed, store) as it:
-        assert it.ask("") == "401||||||"
+        assert it.ask("") == "401"
         status = Path(f"/proc/{it.process.pid}/status").read_text()
     assert re.findall(r"\nUid:\s(.*)", status) == ["\t".join([str(NOBODY)] * 4)]
     assert re.findall(r"\nGroups:[ \t]*(.*)", status) == [""]
@@ -143,10 +143,10 @@ def test_root_reads_no_request_while_there_is_no_store(installed: Path, store: s
         pytest.skip("only root has something to give up")
     missing = f"{store}/missing"
     with program(installed, missing) as it:
-        assert it.ask("") == "500||||||"
+        assert it.ask("") == "500"
         os.mkdir(missing)
         os.chown(missing, NOBODY, NOBODY)
-        assert it.ask("") == "401||||||"
+        assert it.ask("") == "401"
     assert it.log.count("\n") == it.log.count("The store does not exist") == 1
 
 
@@ -160,7 +160,7 @@ def test_root_follows_no_link_of_another_user(installed: Path, root: str) -> Non
     link.symlink_to(victim)
     os.chown(link, NOBODY - 1, NOBODY - 1, follow_symlinks=False)
     with program(installed, str(link)) as it:
-        assert it.ask() == "500||||||"
+        assert it.ask() == "500"
     assert "a link of another user" in it.log
     assert os.listdir(victim) == []
 

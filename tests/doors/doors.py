@@ -258,14 +258,19 @@ def _read_response(ended: Ended) -> Answer:
 def _read_line_of_map(ended: Ended) -> Answer:
     log = _log(ended)
     assert ended.code == 0, log
+    answer = ended.output.decode()
     found = re.fullmatch(
-        r'(200|400|401|429|500)\|((?:"[^|]*)?)\|((?:"[^|]*)?)\|((?:\d+ \d+ \d+)?)\|(\d*)\|[0-9a-f]*'
-        r"\|([^|]*)\n",
-        ended.output.decode(),
+        r"(200|400|401|429|500)(?:\|([^|]*)(?:\|([0-9a-f]*)(?:\|(\d*)(?:\|([\d ]*)(?:\|([^|]*))?)?)?)?)?\n",
+        answer,
     )
-    assert found, (ended.output, log)
-    status, policy, standing, x, retry, members = found.groups()
-    fields = dict(zip(("ratelimit-policy", "ratelimit", "retry-after"), (policy, standing, retry)))
+    assert found, (answer, log)
+    assert not answer.endswith("|\n")
+    status, limits, _, retry, x, members = [it or "" for it in found.groups()]
+    if ";" in limits and "~" not in limits:
+        name, quota, window, remaining, seconds = limits.split(";")
+        limits = f'"{name}";q={quota};w={window}~"{name}";r={remaining};t={seconds}'
+    policy, _, standing = limits.partition("~")
+    fields = {"ratelimit-policy": policy, "ratelimit": standing, "retry-after": retry}
     fields.update(zip(map(str.lower, X_NAMES), x.split()))
     body = f'{{{members}"status": {status}}}'.encode() if members else b""
     return Answer(status, {name: value for name, value in fields.items() if value}, body, log)
