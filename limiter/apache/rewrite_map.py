@@ -3,19 +3,19 @@
 Apache writes one line about a request, and waits for the answer::
 
     ADDRESS METHOD PATH QUERY FORWARDED HEADER
-    STATUS|LIMITS|COUNTED|RETRY|X|PROBLEM          429|10-per-1s;10;1;0;1||1
+    STATUS|LIMITS|COUNTED|RETRY|X|PROBLEM          429|10;1;0;1||1
 
 PATH is the decoded path, escaped again (int:escape).  QUERY is the query string as sent.  FORWARDED is
 X-Forwarded-For, escaped likewise.  HEADER is the header that the argument ``HEADER`` names.  Only HEADER may
 contain blanks.  All may be empty.
 
 An answer is short, because Apache reads it byte by byte, each with a system call.  All fields but the status
-may be empty, and empty ones at the end are left out.  LIMITS has the name, the hits, the window, the remaining
-hits and the reset of a limit, or the header fields of several with ``~`` between.  COUNTED names what was
-counted (``limiter.request.one_hit``).  RETRY is in seconds.  If the settings ask for them, X has the limit,
-the remaining hits and the reset of X-RateLimit, with blanks between, and PROBLEM the members of a JSON object
-but the status, each with a comma after it (``limiter.request.problem_details``).  The answer is ``none`` if
-neither a rule nor LIMITER_PATHS is for the path.
+may be empty, and empty ones at the end are left out.  LIMITS has the hits, window, remaining hits and reset of
+a limit, after its name if that is another than 10-per-1s, or the header fields of several limits with ``~``
+between.  COUNTED names what was counted (``limiter.request.one_hit``).  RETRY is in seconds.  If the settings
+ask for them, X has the limit, the remaining hits and the reset of X-RateLimit, with blanks between, and PROBLEM
+the members of a JSON object but the status, each with a comma after it (``limiter.request.problem_details``).
+The answer is ``none`` if neither a rule nor LIMITER_PATHS is for the path.
 
 The settings are arguments, because the program gets the environment of Apache's parent process, without
 the variables of SetEnv.  Apache starts it as root.  It reads no request before it is the owner of the store.
@@ -252,13 +252,14 @@ class _Door:
             return app_ids[0]
 
         status, decision = gate.verdict(find, report)
-        level = self._environ.get(b"LIMITER_LOG_LEVEL")
-        report_denial(
-            *(status, level, lambda: {**self._environ, **gate.describe(line)}),
-            lambda: gate.why(*line.who),
-        )
         counted = ""
-        if status is OK and app_ids and (decision is not None or gate.settings.mode != "enforce"):
+        if status is not OK:
+            level = self._environ.get(b"LIMITER_LOG_LEVEL")
+            report_denial(
+                *(status, level, lambda: {**self._environ, **gate.describe(line)}),
+                lambda: gate.why(*line.who),
+            )
+        elif app_ids and (decision is not None or gate.settings.mode != "enforce"):
             counted = gate.policy(app_ids[0] or "")
         return self._line(status, decision, counted)
 
@@ -298,5 +299,7 @@ def _variable(name: str) -> bytes:
 def _limits(decision: "Decision") -> str:
     quotas = decision.quotas
     if len(quotas) == 1:
-        return ";".join(map(str, numbers(quotas[0])))
+        name, hits, window, *more = numbers(quotas[0])
+        own = () if name == f"{hits}-per-{window}s" else (name,)
+        return ";".join(map(str, (*own, hits, window, *more)))
     return "~".join([value for _, value in standings(decision)])

@@ -101,7 +101,7 @@ def test_a_store_that_comes_back_is_used_by_its_owner(installed: Path, store: st
         assert it.ask() == "500"
         os.mkdir(missing)
         os.chown(missing, owner, -1)
-        assert it.ask().startswith('200|10-per-1s;')
+        assert it.ask().startswith("200|10;1;")
     assert it.log.count("\n") == it.log.count("The store does not exist") == 1
     assert {path.stat().st_uid for path in Path(missing).rglob("*")} == {owner}
 
@@ -112,7 +112,7 @@ def test_a_default_store_that_was_removed_is_made_again(installed: Path, place: 
     os.chown(place, user, -1)
     with program(installed, "", user=user, temporary=place, LIMIT="2/day") as it:
         for _ in range(2):
-            assert it.ask().startswith('200|2-per-86400s;2;86400;1;')
+            assert it.ask().startswith("200|2;86400;1;")
             (store,) = place.iterdir()
             shutil.rmtree(store)
     assert it.log.count("\n") == it.log.count(f"limiter: The store is {store}, ") == 2

@@ -114,7 +114,7 @@ def test_a_program_that_hangs_is_replaced(hasty: Path, store: str, on_error: str
         os.mkdir(f"{store}/missing")
         os.chown(f"{store}/missing", NOBODY, NOBODY)
         for _ in range(3):
-            assert it.ask().startswith(b'200|1000-per-86400s;')
+            assert it.ask().startswith(b"200|1000;86400;")
         size = fcntl.fcntl(write, fcntl.F_GETPIPE_SZ)
         assert b"limiter" not in os.read(read, size)
     os.close(read)

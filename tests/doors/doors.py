@@ -267,7 +267,8 @@ def _read_line_of_map(ended: Ended) -> Answer:
     assert not answer.endswith("|\n")
     status, limits, _, retry, x, members = [it or "" for it in found.groups()]
     if ";" in limits and "~" not in limits:
-        name, quota, window, remaining, seconds = limits.split(";")
+        *names, quota, window, remaining, seconds = limits.split(";")
+        name = names[0] if names else f"{quota}-per-{window}s"
         limits = f'"{name}";q={quota};w={window}~"{name}";r={remaining};t={seconds}'
     policy, _, standing = limits.partition("~")
     fields = {"ratelimit-policy": policy, "ratelimit": standing, "retry-after": retry}
