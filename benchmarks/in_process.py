@@ -51,7 +51,8 @@ AT_MOST = {
     "request denied: CPU": 1.02,
     "request admitted: instructions": 1.00,
     "request denied: instructions": 1.00,
-    "10/second admitted, tmpfs": 2.5,
+    "10/second admitted, tmpfs": 2.0,
+    "two limits admitted": 2.4,
     "10/second denied, tmpfs": 2.0,
     "denied from memory: listings": 0,
     "denied from memory: renames": 0,
@@ -65,6 +66,8 @@ AT_MOST = {
     "1000 expressions": 20.0,
 }
 """The claims: the figure with this name is at most this."""
+GOALS = {"10/second admitted, tmpfs": 1.4, "two limits admitted": 1.9}
+"""Not reached: docs/performance.md says what is left."""
 
 
 # The tools of measurement.
@@ -284,6 +287,12 @@ def others(rounds: int) -> Iterator[Row]:
     yield from _looks(rounds, MEMORY, "10/second burst 10", 1)
     yield from _looks(rounds, MEMORY, "10/second;100/minute", 10)
     with temporary(MEMORY) as root:
+        one, two = [
+            Player(root, limits, remembers=False) for limits in ("10/second", "10/second;100/minute")
+        ]
+        ((each, ratio),) = compare(rounds, batch(one.admitted), batch(two.admitted))
+        yield Row("two limits admitted", ratio, "x one", each)
+    with temporary(MEMORY) as root:
         player, bare = Player(root, "1000/hour", remembers=False), Bare(root, 64)
         player.fill()  # for an hour
         ((each, ratio),) = compare(rounds, batch(bare.listdir), batch(player.hit))
@@ -422,7 +431,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure and print.  Return 0 if all claims hold, else 1."""
     number = read_rounds("benchmarks.in_process", __doc__, ROUNDS, arguments)
     print(machine_and_stores(), end="\n\n")
-    return report(measure(number), AT_MOST)
+    return report(measure(number), AT_MOST, GOALS)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,11 @@ def report(
             if row.figure > at_most[row.name]:
                 verdict += " FALSE"
                 failed.append(row.name)
-        elif row.name in goals:
-            verdict = f"goal {goals[row.name]:g}" + (" missed" if row.figure > goals[row.name] else "")
-        print(row.line(verdict), flush=True)
+        if row.name in goals:
+            verdict += f", goal {goals[row.name]:g}" + (
+                " missed" if row.figure > goals[row.name] else ""
+            )
+        print(row.line(verdict.removeprefix(", ")), flush=True)
     print(f"\nNot as claimed: {', '.join(failed)}" if failed else "\nAll as claimed.")
     return 1 if failed else 0
 
