@@ -32,7 +32,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -50,7 +49,7 @@ from benchmarks.report import Row, file_system, machine, progress, read_rounds, 
 from tests.apache_server import Server, apache, contents, free_port
 from tests.conftest import clean_environ
 from tests.places import REPOSITORY, install, temporary
-from tests.waiting import wait_until
+from tests.waiting import listens, wait_until
 
 ROUNDS = 6
 FAST = 2000
@@ -372,17 +371,10 @@ def run_uvicorn(place: Path, store: str) -> Iterator[Server]:
     with subprocess.Popen(command, cwd=place, env=environ, start_new_session=True) as process:
         server = Server(Path(store), port, process.pid)
         try:
-            wait_until(lambda: process.poll() is not None or is_open(port), "uvicorn listens")
+            wait_until(lambda: process.poll() is not None or listens(port), "uvicorn listens")
             yield server
         finally:
             process.terminate()
-
-
-def is_open(port: int) -> bool:
-    """Return whether something listens at this port."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
 
 
 def in_front(name: str, path: str, runs_script: bool = False) -> Iterator[Door]:

@@ -52,7 +52,7 @@ AT_MOST = {
     "request admitted: instructions": 1.00,
     "request denied: instructions": 1.00,
     "10/second admitted, tmpfs": 2.0,
-    "two limits admitted": 2.4,
+    "two limits admitted": 4.0,
     "10/second denied, tmpfs": 2.0,
     "denied from memory: listings": 0,
     "denied from memory: renames": 0,

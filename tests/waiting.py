@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,6 +16,13 @@ from limiter.request.breaker import Breaker
 
 SAFETY = 60
 """Seconds after which a test fails instead of waiting for ever.  No test that passes waits so long."""
+
+
+def listens(port: int) -> bool:
+    """Return whether something listens at this port of this machine."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def wait_until(
