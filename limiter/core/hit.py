@@ -119,9 +119,10 @@ class Attempt:
             raise
         for view, directory, name, new in claims + lost:
             names = [*view.listed[directory]]
-            names[names.index(name)] = new
-            names.sort()
-            view.listed[directory] = names
+            if name in names:  # else another thread has replaced it: they share what they remember
+                names[names.index(name)] = new
+                names.sort()
+                view.listed[directory] = names
         for view, directory, _, new in claims:
             view.claimed.append(new)
             if view.missing.get(directory):

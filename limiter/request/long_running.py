@@ -247,8 +247,14 @@ class LongRunningGate(Gate):
         return self._access[self._root(app_id)].is_direct()
 
     def _places(self, root: str) -> "list[str]":
-        store = root or self.settings.store("") if self._given is None else self._given.root
-        return [store, self.apps] if self.apps else [store]
+        """The paths that a call uses.  Raises ValueError while the default store is not known."""
+        if self._given is not None:
+            root = self._given.root
+        elif not root:
+            if not self._limiters:
+                raise ValueError("nobody has used the default store yet")
+            root = next(iter(self._limiters.values())).root
+        return [root, self.apps] if self.apps else [root]
 
     def _made(self, limits: str, app_id: str, newcomers: str) -> Limiter:
         limiter = self._limiter(limits, app_id, newcomers)

@@ -56,11 +56,8 @@ def _standings(decision: Decision) -> "list[tuple[str, str]]":
 
 def numbers(quota: Quota) -> "tuple[str, int, int, int, int]":
     """The name of a limit, its hits and window, the hits remaining, and the seconds until there are more."""
-    limit = quota.limit
-    return (
-        *(limit.policy or limit.name, limit.quota, _window(limit)),
-        *(quota.remaining, _seconds(quota.reset_after)),
-    )
+    limit, name = quota.limit, quota.limit.policy or quota.limit.name
+    return name, limit.quota, _window(limit), quota.remaining, _seconds(quota.reset_after)
 
 
 def fields(

@@ -24,7 +24,8 @@ _TRUST = 60.0  # seconds until it looks again: something else may have been moun
 class StoreAccess:
     """Access to one store, with the Breaker's ``timeout``.  Threads may share it.
 
-    ``places()`` returns the paths that a call uses.  It is called after a call, in the same thread.
+    ``places()`` returns the paths that a call uses, or raises ValueError.  It is called after a call, in the
+    same thread.
     """
 
     def __init__(

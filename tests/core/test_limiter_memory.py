@@ -12,6 +12,7 @@ import pytest
 
 from limiter.core.limit import is_provisional
 from limiter.core.limiter import Limiter
+from limiter.core.store import Store
 from tests.limiting import KINDS, NOW, SECOND, Calls, Clock, admitted, slots
 
 
@@ -99,6 +100,24 @@ def test_a_long_running_process_does_not_grow(root: str, clock: Clock, text: str
 
 
 # Threads, forks and roots
+
+
+def test_another_thread_may_replace_what_both_remember(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does so between the claim and the note of it.  That was a ValueError."""
+    limiter = Limiter(root, "3/hour")
+    limiter.hit("acme")
+    remembered = limiter._memory["acme"].views[0].listed
+    original = Store.rename
+
+    def rename(store: Store, directory: str, old: str, new: str) -> bool:
+        names = remembered[directory]
+        remembered[directory] = sorted(new if it == old else it for it in names)
+        return original(store, directory, old, new)
+
+    monkeypatch.setattr(Store, "rename", rename)
+    assert [bool(limiter.hit("acme")) for _ in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize("text", ["300/hour", "300/hour fixed", "300/hour burst 300", "30/minute"])

@@ -122,6 +122,7 @@ def test_a_gate_knows_whether_its_store_is_local(root: str, apps: str) -> None:
             ({"ROOT": root, "APPS": str(mount.path)}, None, False),
             ({"ROOT": root, "APPS": apps}, None, True),
             ({"ROOT": f"{root}:{mount.path}"}, None, None),
+            ({}, None, True),
             ({}, Limiter(root, "1/day"), True),
             ({"ROOT": root}, Limiter(str(mount.path), "1/day"), False),
         ):
