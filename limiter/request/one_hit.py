@@ -42,7 +42,9 @@ def kind(settings: "Settings", given: "Limiter | None" = None) -> str:
         limits = parse(settings.limit)
     count = sorted(settings.rule.count) if settings.rule is not None else []
     names = [limit.name for limit in limits]
-    return repr((roots, apps, names, settings.nodes, settings.mode, count))
+    # Clients in other languages make the same text.
+    lines = ":".join(roots), apps, ";".join(names), str(settings.nodes), settings.mode, ",".join(count)
+    return "\n".join(lines)
 
 
 def policy(kind: str, app_id: str) -> str:

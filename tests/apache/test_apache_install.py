@@ -191,7 +191,7 @@ def machine() -> Iterator[Machine]:
     if not Path("/usr/sbin/apache2ctl").exists():
         pytest.skip("Debian's Apache is not installed (apt-get install apache2)")
     with temporary("/tmp") as directory, new_machine(directory) as machine:
-        for name in ("limiter", "cgi-bin", "deploy/apache", "deploy/systemd"):
+        for name in ("limiter", "cgi-bin", "clients", "deploy/apache", "deploy/systemd"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / name, machine.sources / name, ignore=ignored)
         shutil.copy(REPOSITORY / "deploy/machine.bash", machine.sources / "deploy")
@@ -340,7 +340,7 @@ def test_what_is_installed_belongs_to_root(machine: Machine) -> None:
         assert (status.st_uid, status.st_mode & 0o022) == (0, 0), path
     configuration = ["500.json", "guard.conf", "limiter.conf", "macros.conf", "map.conf"]
     assert sorted(os.listdir(program)) == sorted(
-        [*configuration, "cgi-bin", "limiter", "rewritemap", "sweep"]
+        [*configuration, "cgi-bin", "clients", "limiter", "rewritemap", "sweep"]
     )
     for file in ("rewritemap", "sweep", "cgi-bin/check.py", "cgi-bin/guard.py", "cgi-bin/health.py"):
         assert (program / file).stat().st_mode & 0o777 == 0o755

@@ -1,0 +1,90 @@
+"""Clients in all languages, each driven by a small program that reads commands and writes answers as JSON.
+
+::
+
+    with client("php") as it:
+        assert it.ask("parse", text="10/second") == [["10-per-1s", 1_000_000]]
+
+docs/store-format.md, "Conformance", has the commands.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.places import REPOSITORY
+
+HERE = REPOSITORY / "tests/clients"
+COMMANDS = {
+    "python": [sys.executable, "-m", "tests.clients.driver"],
+    "php": ["php", "-n", f"{HERE}/driver.php"],
+}
+"""How to start the driver of each client; the file of the client follows."""
+FILES = {"php": REPOSITORY / "clients/php/limiter.php"}
+"""The file of each client that has but one."""
+
+
+def needs(language: str) -> None:
+    """Skip the test if the interpreter of this language is not installed."""
+    program = COMMANDS[language][0]
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+
+
+class MistakeError(Exception):
+    """The client says that an argument is wrong."""
+
+
+class StoreFailedError(Exception):
+    """The client says that the store failed; the text is errno's name."""
+
+
+class Client:
+    """A client that runs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def tell(self, what: str, **arguments: object) -> None:
+        """Send a command, without waiting for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+        self._process.stdin.flush()
+
+    def hear(self) -> Any:
+        """The answer to the oldest command without one.  Raises MistakeError or StoreFailedError."""
+        assert self._process.stdout is not None
+        answer = json.loads(self._process.stdout.readline())
+        if "mistake" in answer:
+            raise MistakeError(answer["mistake"])
+        if "errno" in answer:
+            raise StoreFailedError(answer["errno"])
+        return answer["is"]
+
+    def ask(self, what: str, **arguments: object) -> Any:
+        """Send a command, and return its answer."""
+        self.tell(what, **arguments)
+        return self.hear()
+
+
+@contextmanager
+def client(language: str, file: Path | None = None) -> Iterator[Client]:
+    """Run the client of this language; ``file`` is in place of its own."""
+    needs(language)
+    pipe = subprocess.PIPE
+    more = [str(file or FILES[language])] if language in FILES else []
+    command = [*COMMANDS[language], *more]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=REPOSITORY) as process:
+        yield Client(process)
+        assert process.stdin is not None
+        process.stdin.close()
+    assert process.returncode == 0

@@ -1,0 +1,120 @@
+"""Clients in all languages on one store: no limit admits too many, and nobody is denied with room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from limiter.core.limit import SECOND, clock
+from limiter.core.notation import parse
+from limiter.core.store import Store
+from limiter.core.sweep import sweep_store
+from tests.clients.judge import Hits, judge
+from tests.clients.kit import COMMANDS, FILES, client
+
+pytestmark = pytest.mark.one_python
+
+EACH = 2
+"""How many processes of each client hit at once."""
+TIME = 5 * SECOND // 2
+LIMITS = (
+    "50/second",
+    "20/second fixed",
+    "20/second burst 30",
+    "7 per 1 s;20 per 2 seconds;90/minute fixed",
+)
+
+
+def flood(
+    root: str,
+    limits: str,
+    files: Sequence[tuple[str, Path | None]],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> tuple[Hits, Hits]:
+    """Let these clients hit one app_id, all at once.  Returns the admitted and the denied hits."""
+    admitted: list[tuple[int, int]] = []
+    denied: list[tuple[int, int]] = []
+    with ExitStack() as stack:
+        clients = [stack.enter_context(client(*it)) for it in files]
+        for it in clients:
+            it.ask("parse", text=limits)  # it has started
+        until = clock() + TIME
+        for it in clients:
+            it.tell("flood", root=root, limits=limits, app="acme", until=until)
+        meanwhile()
+        for it in clients:
+            found = it.hear()
+            admitted += [(begin, end) for begin, end in found[0]]
+            denied += [(begin, end) for begin, end in found[1]]
+    return admitted, denied
+
+
+ALL = [(language, None) for language in COMMANDS for _ in range(EACH)]
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_s1_and_l1_hold_with_clients_of_all_languages(any_root: str, limits: str) -> None:
+    parsed = parse(limits)
+    admitted, denied = flood(any_root, limits, ALL)
+    judge(parsed, admitted, denied)
+    assert len(admitted) >= min(limit.quota for limit in parsed)
+    for limit in parsed:
+        assert limit.is_whole(sorted(os.listdir(f"{any_root}/acme@{limit.directory(0)}")), 0)
+
+
+SABOTAGES = {
+    "a window a thousandth short": (
+        "\\max(1, $now - $this->window + 1)",
+        "\\max(1, $now - \\intdiv($this->window * 999, 1000))",
+        "hits within a window",
+    ),
+    "a lost race taken as won": (
+        "if (!$this->rename($directory, $name, $new)) {",
+        "if (!$this->rename($directory, $name, $new) && false) {",
+        "hits within a window",
+    ),
+    "a slot kept too long": (
+        "\\max(1, $now - $this->window + 1)",
+        "\\max(1, $now - \\intdiv($this->window * 1002, 1000))",
+        "with room",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_the_judge_sees_a_broken_client(root: str, tmp_path: Path, name: str) -> None:
+    right, wrong, seen = SABOTAGES[name]
+    broken = tmp_path / "limiter.php"
+    text = FILES["php"].read_text()
+    assert text.count(right) == 1
+    broken.write_text(text.replace(right, wrong))
+    admitted, denied = flood(root, "50/second", [("php", broken)] * 4)
+    with pytest.raises(AssertionError, match=seen):
+        judge(parse("50/second"), admitted, denied)
+
+
+def test_all_race_for_new_clients_and_each_is_made_once(root: str) -> None:
+    """Each of the clients hits each app_id once: as many are admitted as the limit has."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(client(*it)) for it in ALL]
+        for number in range(100):
+            for it in clients:
+                it.tell("hit", root=root, limits="3/hour", app=f"app-{number}", newcomers="")
+            assert sum(it.hear() for it in clients) == 3
+    (limit,) = parse("3/hour")
+    for number in range(100):
+        assert limit.is_whole(sorted(os.listdir(f"{root}/app-{number}@3-per-3600s")), 0)
+
+
+def test_a_sweeper_at_work_changes_nothing(root: str) -> None:
+    def sweep() -> None:
+        end = clock() + TIME
+        while clock() < end:
+            sweep_store(Store(root), idle=0)
+
+    admitted, denied = flood(root, "50/second", ALL, sweep)
+    judge(parse("50/second"), admitted, denied)
