@@ -27,9 +27,15 @@ HERE = REPOSITORY / "tests/clients"
 COMMANDS = {
     "python": [sys.executable, "-m", "tests.clients.driver"],
     "php": ["php", "-n", f"{HERE}/driver.php"],
+    "perl": ["perl", f"{HERE}/driver.pl"],
+    "ruby": ["ruby", "--disable=gems", f"{HERE}/driver.rb"],
 }
 """How to start the driver of each client; the file of the client follows."""
-FILES = {"php": REPOSITORY / "clients/php/limiter.php"}
+FILES = {
+    "php": REPOSITORY / "clients/php/limiter.php",
+    "perl": REPOSITORY / "clients/perl/Limiter.pm",
+    "ruby": REPOSITORY / "clients/ruby/limiter.rb",
+}
 """The file of each client that has but one."""
 
 
