@@ -14,13 +14,14 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from limiter.core.limit import clock
 from tests.places import REPOSITORY
 
 HERE = REPOSITORY / "tests/clients"
@@ -83,14 +84,46 @@ class Client:
 
 
 @contextmanager
-def client(language: str, file: Path | None = None) -> Iterator[Client]:
-    """Run the client of this language; ``file`` is in place of its own."""
+def client(language: str, file: Path | None = None, prefix: Sequence[str] = ()) -> Iterator[Client]:
+    """Run the client of this language; ``file`` is in place of its own, and ``prefix`` runs it elsewhere."""
     needs(language)
     pipe = subprocess.PIPE
     more = [str(file or FILES[language])] if language in FILES else []
-    command = [*COMMANDS[language], *more]
+    command = [*prefix, *COMMANDS[language], *more]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=REPOSITORY) as process:
         yield Client(process)
         assert process.stdin is not None
         process.stdin.close()
     assert process.returncode == 0
+
+
+Hits = list[tuple[int, int]]
+"""When each hit began and ended, in microseconds."""
+
+
+def flood(
+    root: str,
+    limits: str,
+    processes: Sequence[tuple[str, Path | None, Sequence[str]]],
+    microseconds: int,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> tuple[Hits, Hits]:
+    """Let these clients, with the arguments of ``client``, hit one app_id, all at once.
+
+    Returns the admitted and the denied hits.
+    """
+    admitted: Hits = []
+    denied: Hits = []
+    with ExitStack() as stack:
+        clients = [stack.enter_context(client(*it)) for it in processes]
+        for it in clients:
+            it.ask("parse", text=limits)  # it has started
+        until = clock() + microseconds
+        for it in clients:
+            it.tell("flood", root=root, limits=limits, app="acme", until=until)
+        meanwhile()
+        for it in clients:
+            found = it.hear()
+            admitted += [(begin, end) for begin, end in found[0]]
+            denied += [(begin, end) for begin, end in found[1]]
+    return admitted, denied

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from limiter.core.limit import SECOND, clock
 from limiter.core.notation import parse
 from limiter.core.store import Store
 from limiter.core.sweep import sweep_store
-from tests.clients.judge import Hits, judge
-from tests.clients.kit import COMMANDS, FILES, client
+from tests.clients.judge import judge
+from tests.clients.kit import COMMANDS, FILES, client, flood
 
 pytestmark = pytest.mark.one_python
 
@@ -29,37 +28,13 @@ LIMITS = (
 )
 
 
-def flood(
-    root: str,
-    limits: str,
-    files: Sequence[tuple[str, Path | None]],
-    meanwhile: Callable[[], None] = lambda: None,
-) -> tuple[Hits, Hits]:
-    """Let these clients hit one app_id, all at once.  Returns the admitted and the denied hits."""
-    admitted: list[tuple[int, int]] = []
-    denied: list[tuple[int, int]] = []
-    with ExitStack() as stack:
-        clients = [stack.enter_context(client(*it)) for it in files]
-        for it in clients:
-            it.ask("parse", text=limits)  # it has started
-        until = clock() + TIME
-        for it in clients:
-            it.tell("flood", root=root, limits=limits, app="acme", until=until)
-        meanwhile()
-        for it in clients:
-            found = it.hear()
-            admitted += [(begin, end) for begin, end in found[0]]
-            denied += [(begin, end) for begin, end in found[1]]
-    return admitted, denied
-
-
-ALL = [(language, None) for language in COMMANDS for _ in range(EACH)]
+ALL = [(language, None, ()) for language in COMMANDS for _ in range(EACH)]
 
 
 @pytest.mark.parametrize("limits", LIMITS)
 def test_s1_and_l1_hold_with_clients_of_all_languages(any_root: str, limits: str) -> None:
     parsed = parse(limits)
-    admitted, denied = flood(any_root, limits, ALL)
+    admitted, denied = flood(any_root, limits, ALL, TIME)
     judge(parsed, admitted, denied)
     assert len(admitted) >= min(limit.quota for limit in parsed)
     for limit in parsed:
@@ -92,7 +67,7 @@ def test_the_judge_sees_a_broken_client(root: str, tmp_path: Path, name: str) ->
     text = FILES["php"].read_text()
     assert text.count(right) == 1
     broken.write_text(text.replace(right, wrong))
-    admitted, denied = flood(root, "50/second", [("php", broken)] * 4)
+    admitted, denied = flood(root, "50/second", [("php", broken, ())] * 4, TIME)
     with pytest.raises(AssertionError, match=seen):
         judge(parse("50/second"), admitted, denied)
 
@@ -116,5 +91,5 @@ def test_a_sweeper_at_work_changes_nothing(root: str) -> None:
         while clock() < end:
             sweep_store(Store(root), idle=0)
 
-    admitted, denied = flood(root, "50/second", ALL, sweep)
+    admitted, denied = flood(root, "50/second", ALL, TIME, sweep)
     judge(parse("50/second"), admitted, denied)
