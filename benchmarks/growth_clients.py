@@ -101,7 +101,17 @@ def store(place: str) -> Iterator[Path]:
     try:
         yield root
     finally:
-        subprocess.run(["rm", "-rf", str(root)], check=True)
+        remove(root)
+
+
+def remove(root: Path) -> None:
+    """Remove it wholly, also if this process is interrupted meanwhile: rm has a session of its own."""
+    with subprocess.Popen(["rm", "-rf", str(root)], start_new_session=True) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
 
 
 class Room:

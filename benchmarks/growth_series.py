@@ -106,10 +106,12 @@ class Axis:
         """The same with the rates; empty if there are none."""
         return self._lines(lambda point: point.rate)
 
-    def bare(self) -> float:
-        """The median time of the bare calls, in microseconds; 0 if nothing was measured."""
+    def label(self) -> str:
+        """What the figures are, and how long the bare calls took on the file systems measured."""
         points = [point for series in self.series.values() for point in series.values()]
-        return median([time for point in points for time in point.bare] or [0.0])
+        medians = sorted({round(median(point.bare)) for point in points})
+        times = " and ".join(f"{time:,} us" for time in medians)
+        return f"{self.what}, x {BARE} ({times})" if times else self.what
 
     def _lines(self, figure: Callable[[Point], float | None]) -> Lines:
         lines = {}

@@ -44,7 +44,7 @@ def lines(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter("{x:,g}")
+            axis.set_major_formatter("{x:,.10g}")
         axes.minorticks_off()
         if not log_y:
             axes.set_ylim(bottom=0)
@@ -66,7 +66,7 @@ def bars(path: str, title: str, x_label: str, groups: Mapping[str, Mapping[str, 
             axes.bar_label(drawn, fmt="{:,.3g}", padding=3)
         axes.set_yticks([nth - 0.4 + height / 2 for nth in range(len(names))], names)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_major_formatter("{x:,.10g}")
         axes.margins(x=0.1)
         axes.set_xlabel(x_label)
         axes.grid(axis="y", visible=False)

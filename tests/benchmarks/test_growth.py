@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import growth, growth_clients, growth_cluster, growth_limits, growth_processes
-from benchmarks.growth_clients import NoRoomError, fill
+from benchmarks.growth_clients import NoRoomError, fill, remove
 from benchmarks.growth_limits import Steady
 from benchmarks.growth_processes import OVER, Scene, flood
 from benchmarks.growth_series import Axis, Point
@@ -83,6 +84,27 @@ def test_a_false_claim_is_named(
 
 
 # Clients.
+
+
+def test_a_removal_that_is_interrupted_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    fill(root, 1)
+    wait = subprocess.Popen.wait
+    calls: list[str] = []
+
+    def interrupted(process: subprocess.Popen[str], timeout: float | None = None) -> int:
+        calls.append("wait")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        remove(root)
+    assert not root.exists()
 
 
 def test_a_store_is_furnished_as_first_hits_would(tmp_path: Path) -> None:
