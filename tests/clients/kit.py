@@ -27,11 +27,11 @@ from tests.places import REPOSITORY
 HERE = REPOSITORY / "tests/clients"
 COMMANDS = {
     "python": [sys.executable, "-m", "tests.clients.driver"],
-    "php": ["php", "-n", f"{HERE}/driver.php"],
-    "perl": ["perl", f"{HERE}/driver.pl"],
-    "ruby": ["ruby", "--disable=gems", f"{HERE}/driver.rb"],
+    "php": ["php", "-n", "{drivers}/driver.php"],
+    "perl": ["perl", "{drivers}/driver.pl"],
+    "ruby": ["ruby", "--disable=gems", "{drivers}/driver.rb"],
 }
-"""How to start the driver of each client; the file of the client follows."""
+"""How to start the driver of each client; the file of the client follows, if it has but one."""
 FILES = {
     "php": REPOSITORY / "clients/php/limiter.php",
     "perl": REPOSITORY / "clients/perl/Limiter.pm",
@@ -84,12 +84,17 @@ class Client:
 
 
 @contextmanager
-def client(language: str, file: Path | None = None, prefix: Sequence[str] = ()) -> Iterator[Client]:
-    """Run the client of this language; ``file`` is in place of its own, and ``prefix`` runs it elsewhere."""
+def client(
+    language: str, file: Path | None = None, prefix: Sequence[str] = (), drivers: Path = HERE
+) -> Iterator[Client]:
+    """Run the client of this language.
+
+    ``file`` is in place of its own.  ``prefix`` runs it elsewhere, where ``drivers`` has its driver.
+    """
     needs(language)
     pipe = subprocess.PIPE
     more = [str(file or FILES[language])] if language in FILES else []
-    command = [*prefix, *COMMANDS[language], *more]
+    command = [*prefix, *[it.format(drivers=drivers) for it in COMMANDS[language]], *more]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=REPOSITORY) as process:
         yield Client(process)
         assert process.stdin is not None
@@ -104,7 +109,7 @@ Hits = list[tuple[int, int]]
 def flood(
     root: str,
     limits: str,
-    processes: Sequence[tuple[str, Path | None, Sequence[str]]],
+    processes: Sequence[tuple[Any, ...]],
     microseconds: int,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[Hits, Hits]:

@@ -14,7 +14,7 @@ import pytest
 
 from limiter import Limiter
 from limiter.core.notation import parse
-from tests.clients.kit import COMMANDS, FILES, needs
+from tests.clients.kit import COMMANDS, FILES, HERE, needs
 from tests.places import REPOSITORY
 
 pytestmark = [
@@ -36,7 +36,7 @@ def hit(language: str, root: str, trace: Path, *options: str) -> tuple[int, str]
     command = {"do": "hit", "root": root, "limits": LIMITS, "app": "acme", "newcomers": "9/second"}
     tool = ["strace", "-f", "--quiet=all", "-y", "-s", "4096", "-o", str(trace), *options]
     ended = subprocess.run(
-        [*tool, *COMMANDS[language], str(FILES[language])],
+        [*tool, *[it.format(drivers=HERE) for it in COMMANDS[language]], str(FILES[language])],
         input=json.dumps(command) + "\n",
         capture_output=True,
         text=True,

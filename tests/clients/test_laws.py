@@ -28,7 +28,7 @@ LIMITS = (
 )
 
 
-ALL = [(language, None, ()) for language in COMMANDS for _ in range(EACH)]
+ALL = [(language,) for language in COMMANDS for _ in range(EACH)]
 
 
 @pytest.mark.parametrize("limits", LIMITS)
@@ -67,7 +67,7 @@ def test_the_judge_sees_a_broken_client(root: str, tmp_path: Path, name: str) ->
     text = FILES["php"].read_text()
     assert text.count(right) == 1
     broken.write_text(text.replace(right, wrong))
-    admitted, denied = flood(root, "50/second", [("php", broken, ())] * 4, TIME)
+    admitted, denied = flood(root, "50/second", [("php", broken)] * 4, TIME)
     with pytest.raises(AssertionError, match=seen):
         judge(parse("50/second"), admitted, denied)
 
