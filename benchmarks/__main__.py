@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -45,4 +46,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # What is interrupted, by Ctrl-C or by kill, still ends its servers and removes its files.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main(sys.argv[1:]))

@@ -1,136 +1,120 @@
 """This limiter beside its peers, on the same work, in one run.  Run ``python3 -m benchmarks peers``.
 
-Each round times all contenders, one after the other, so that noise on the machine affects all alike: the
-first hit of new clients, admitted hits, and denied ones, all against 10 hits a minute.  The table has medians,
-as multiples of this limiter's, and quartiles.  The bare calls stand in the same table.
+1. Times of hits: the first of new clients, admitted, denied, against 10 a minute.  Each contender has a process of
+   its own.  Each round times all of them, one after the other, so that noise on the machine affects all alike.
+   The table has the median of the ratios to this limiter on tmpfs, their quartiles, and the median time.  The bare
+   calls stand in the same table.
+2. A flood: 8 processes hit one key with a limit of 100 a second.  A judge computes, from the times of the admitted
+   hits, how many there were, how many there should have been, and the most in any second.
+3. The same through web servers, with the CPU time of a request, in all processes of the server.
+4. What a client costs, and what hits get when the store is lost in the middle of a flood.
 
-Then 8 processes flood one key for some seconds with a limit of 100 a second.  A judge computes, from the times
-of the admitted hits, how many were admitted, how many should have been at most, and the most in any second.
-Last, the store is lost in the middle of a flood: what do the hits get then?
-
-The exit status is 1 if a peer that is exact over processes is faster than this limiter on tmpfs, or if this
-limiter admits too many.  A peer that cannot be had here is left out, with the reason.  Takes about two
-minutes.  Needs Linux, and what ``pip install --group peers`` installs; redis-server, nginx and Apache if they
-are to take part.
+The exit status is 1 if a peer that is exact over processes is faster than this limiter on tmpfs, or if this limiter
+decides wrongly.  A peer that cannot be had here is left out, with the reason.  Takes about three minutes.  Needs
+Linux, and what ``pip install --group peers`` installs; redis-server, nginx and Apache if they are to take part.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import time
-import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.contenders import CONTENDERS, EXACT, OURS, Contender
+import pytest
+
+from benchmarks.accidents import kill_one, lose
+from benchmarks.apache import cpu_of_session
+from benchmarks.contenders import CONTENDERS, EXACT, OURS
 from benchmarks.contest import Flood, flood, most_allowed, most_in_a_window
-from benchmarks.record import Figure, write
-from benchmarks.report import machine, progress
-from benchmarks.timings import figures, measure
-from benchmarks.web_contenders import QUOTA, WEB_CONTENDERS, open_client
+from benchmarks.footprint import footprint
+from benchmarks.record import Figure, is_ours, write
+from benchmarks.report import file_system, machine, progress
+from benchmarks.timings import KINDS, Times, beside, figures, measure
+from benchmarks.web_contenders import QUOTA, WEB_CONTENDERS, WebContender, open_client
 
 ROUNDS = 30
 SECONDS = 4.5
 PROCESSES = 8
-CLIENTS = 200
+CLIENTS = 1000
 """How many clients the store has when its use is measured."""
 
-_HITS = 10
 _SECOND = 1_000_000
-
-
-def usage(made: Contender) -> str:
-    """What a client costs: bytes and inodes of the store, or else bytes of each process."""
-    hit = made.open(_HITS, 60)
-    hit("warm")
-    if made.usage is None:
-        tracemalloc.start()
-    measured = made.usage or (lambda: (tracemalloc.get_traced_memory()[0], 0))
-    before = measured()
-    for nth in range(CLIENTS):
-        hit(f"client-{nth}")
-    size, inodes = [(now - then) / CLIENTS for now, then in zip(measured(), before)]
-    if made.usage is None:
-        tracemalloc.stop()
-        return f"{size:,.0f} bytes of each process"
-    return f"{size:,.0f} bytes" + (f", {inodes:,.0f} inodes" if inodes >= 1 else "")
+_LOSS = 2.0
+"""The most seconds of a flood in which a store is lost."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a flood got, as the judge sees it."""
+    """What a flood got, as the judge sees it.
+
+    ``kind``: of the limit; "" for none.  ``should``: how many could be admitted until the end of the flood.
+    ``allowed``: how many could be admitted until the last hit that was.  ``most``: the most in a second.
+    """
 
     name: str
+    kind: str
     admitted: int
+    should: int
     allowed: int
     most: int
     hits: int
+    note: str = ""
 
     @classmethod
-    def of(cls, name: str, kind: str, got: Flood) -> Result:
-        """The result of a flood against a limit of this kind."""
-        begin, end = (
-            (got.admitted[0][0], max(end for _, end in got.admitted)) if got.admitted else (0, 0)
-        )
-        allowed = most_allowed(kind, QUOTA, _SECOND, begin, end)
+    def of(cls, name: str, kind: str, got: Flood, note: str = "") -> Result:
+        """The result of a flood."""
+        begin = got.admitted[0][0] if got.admitted else got.end
+        last = max((end for _, end in got.admitted), default=begin)
+        should, allowed = [most_allowed(kind, QUOTA, _SECOND, begin, end) for end in (got.end, last)]
         most = most_in_a_window(got.admitted, _SECOND, kind == "fixed")
-        return cls(name, len(got.admitted), allowed, most, got.hits)
+        errors = ", ".join(f"{number:,} {error}" for error, number in got.errors.items())
+        note = ", ".join(filter(None, (errors, note)))
+        return cls(name, kind, len(got.admitted), should, allowed, most, got.hits, note)
 
-    def is_too_much(self, kind: str) -> bool:
+    @property
+    def is_too_much(self) -> bool:
         """Whether more was admitted than the limit allows, for certain."""
-        return self.admitted > self.allowed or (kind != "bucket" and self.most > QUOTA)
+        if not self.kind:
+            return False
+        return self.admitted > self.allowed or (self.kind != "bucket" and self.most > QUOTA)
+
+    def line(self, more: str = "") -> str:
+        """A line of the table."""
+        should = f"{self.should:,}" if self.kind else ""
+        verdict = f"TOO MANY (at most {self.allowed:,} until its last)" if self.is_too_much else ""
+        verdict = ", ".join(filter(None, (verdict, self.note)))
+        numbers = f"{self.admitted:9,}{should:>9}{self.most:11,}{self.hits:11,}"
+        return f"{self.name:30}{numbers}{more}  {verdict}".rstrip()
 
 
-def lose(made: Contender, seconds: float) -> str:
-    """Lose the store in the middle of a flood.  Returns what the hits got after that."""
-    lost: list[tuple[str, int]] = []
-    accident = made.lose
-    if accident is None:
-        return "there is no store to lose"
-
-    def in_the_middle(_: Sequence[int]) -> None:
-        time.sleep(seconds / 2)
-        lost.append((accident(), time.time_ns() // 1000))
-
-    got = flood(partial(made.open, QUOTA, 1), 4, seconds, meanwhile=in_the_middle)
-    what, moment = lost[0]
-    errors = ", ".join(f"{number:,} {name}" for name, number in got.errors.items()) or "no error"
-    return f"{what}: then {got.since(moment):,} admitted, {errors}"
-
-
-def kill_one(made: Contender, seconds: float) -> Flood:
-    """Flood a key, and kill one of the processes in the middle."""
-
-    def in_the_middle(processes: Sequence[int]) -> None:
-        time.sleep(seconds / 2)
-        os.kill(processes[0], 9)
-
-    return flood(partial(made.open, QUOTA, 1), PROCESSES, seconds, meanwhile=in_the_middle)
+_HEAD = f"{'':30}{'admitted':>9}{'should':>9}{'a second':>11}{'hits':>11}"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, and write what is asked for.  Returns 0 if all claims hold, else 1."""
     options = _options(arguments)
-    print(f"{machine()}\n")
+    print(machine())
+    print(f"Stores: {', '.join(f'{it} ({file_system(it)})' for it in ('/dev/shm', '/var/tmp'))}\n")
     names = []
-    for name in CONTENDERS:
-        reason = CONTENDERS[name].lacking()
+    for name, entry in CONTENDERS.items():
+        reason = entry.lacking()
         if reason:
             print(f"Left out: {name}: {reason}")
         else:
             names.append(name)
     times, bare = measure(names, options.rounds)
     found = figures(times, bare)
-    print_times(found, names)
-    wrong = list(faster_peers(found, names))
-    for name in [name for name in names if times[name].wrong]:
-        print(f"{name}: {times[name].wrong} of these hits were denied with room, or admitted without")
-        if name.startswith("this"):
-            wrong.append(f"{name} decided wrongly")
-    wrong += _contest(names, options.seconds)
+    ratios = beside(times, OURS)
+    print_times(ratios, {name: found[name] for name in bare}, times)
+    wrong = [
+        *faster_peers(ratios),
+        *(f"{it} decided wrongly" for it in names if is_ours(it) and times[it].wrong),
+        *_contest(names, options.seconds),
+        *_web_contest(options.seconds),
+        *_costs_and_losses(names, min(_LOSS, options.seconds)),
+    ]
     if options.record:
         write(options.record, found)
     if options.output:
@@ -148,84 +132,116 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--rounds", type=int, default=ROUNDS, help="measurements of each time (default: %(default)s)")
     add("--seconds", type=float, default=SECONDS, help="how long a flood lasts (default: %(default)s)")
-    add("--record", metavar="FILE", type=Path, help="write the figures there, as JSON")
+    add("--record", metavar="FILE", type=Path, help="write the times there, as JSON")
     add("--output", metavar="DIRECTORY", type=Path, help="draw the pictures there")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.rounds = max(1, options.rounds)
+    return options
 
 
-def print_times(found: dict[str, Figure], names: Sequence[str]) -> None:
-    """Print the table of times, as multiples of this limiter's."""
-    kinds = ("admitted", "denied", "first")
-    print(f"\n{'microseconds; x this on tmpfs':32}" + "".join(f"{kind:>19}" for kind in kinds))
-    for name in names:
+def print_times(
+    ratios: Mapping[str, Mapping[str, Figure]], bare: Mapping[str, Figure], times: Mapping[str, Times]
+) -> None:
+    """Print the table of times: the ratio to this limiter's, its quartiles, and microseconds."""
+    print(f"\n{'x this on tmpfs, us':30}" + "".join(f"{kind:>27}" for kind in KINDS))
+    for name, by_kind in ratios.items():
         cells = ""
-        for kind in kinds:
-            it, ours = found[f"{name}: {kind}"], found[f"{OURS}: {kind}"]
-            cells += f"{it.time:10,.1f} {f'x {it.ratio / ours.ratio:,.1f}':>8}"
-        print(f"{name:32}{cells}")
-    print()
-    for name in [name for name in found if ": " not in name]:
-        it = found[name]
-        print(f"{name:32}{it.time:10,.1f}   quartiles {it.low:.2f} to {it.high:.2f}")
+        for it in by_kind.values():
+            spread = f"({it.low:,.1f}-{it.high:,.1f})"
+            cells += f"{it.ratio:6,.1f} {spread:11}{it.time:9,.1f}"
+        wrong = f"  {times[name].wrong} decided wrongly" if times[name].wrong else ""
+        print(f"{name:30}{cells}{wrong}")
+    print(f"\n{'x a listing and a rename, us':30}")
+    for name, it in bare.items():
+        spread = f"({it.low:,.2f}-{it.high:,.2f})"
+        print(f"{name:30}{it.ratio:6,.2f} {spread:13}{it.time:7,.1f}")
 
 
-def faster_peers(found: dict[str, Figure], names: Sequence[str]) -> Iterator[str]:
-    """Each row in which a peer that is exact over processes is faster than this limiter."""
-    for name in names:
-        if name.startswith("this") or CONTENDERS[name].promise != EXACT:
-            continue
-        for kind in ("admitted", "denied"):
-            if found[f"{name}: {kind}"].ratio < found[f"{OURS}: {kind}"].ratio:
-                yield f"{name}: {kind} is faster"
+def faster_peers(ratios: Mapping[str, Mapping[str, Figure]]) -> Iterator[str]:
+    """Each row in which a peer that is exact over processes is faster than this limiter on tmpfs."""
+    for name, by_kind in ratios.items():
+        if not is_ours(name) and CONTENDERS[name].promise == EXACT:
+            for kind in ("admitted", "denied"):
+                if by_kind[kind].ratio < 1:
+                    yield f"{name}: {kind} is faster"
 
 
-def _contest(names: Sequence[str], seconds: float) -> list[str]:
-    """Flood each contender, print what it admitted, and return where this limiter admitted too many."""
-    wrong = []
+def _contest(names: Sequence[str], seconds: float) -> Iterator[str]:
+    """Flood each contender, and print what it admitted.  Yields where this limiter admitted too many."""
     print(f"\n{PROCESSES} processes on one key, {QUOTA} a second, {seconds:g} s")
-    print(f"{'':32}{'admitted':>9}{'at most':>9}{'in a second':>13}{'hits':>11}")
-
-    def show(result: Result, kind: str, note: str) -> None:
-        verdict = "too many" if result.is_too_much(kind) else ""
-        if verdict and result.name.startswith("this"):
-            wrong.append(f"{result.name} admitted too many")
-        line = (
-            f"{result.name:32}{result.admitted:9,}{result.allowed:9,}{result.most:13,}{result.hits:11,}"
-        )
-        print(f"{line}  {', '.join(filter(None, (verdict, note)))}".rstrip(), flush=True)
-
+    print(_HEAD)
     for name in names:
         progress(f"flood: {name}")
         entry = CONTENDERS[name]
+        note = "" if entry.promise == EXACT else entry.promise
         with entry.new() as made:
             got = flood(partial(made.open, QUOTA, 1), PROCESSES, seconds)
-        note = "" if entry.promise == EXACT else entry.promise
-        show(Result.of(name, entry.kind, got), entry.kind, note)
+        yield from _judged(Result.of(name, entry.kind, got, note))
+    progress("flood: one process is killed")
     with CONTENDERS[OURS].new() as made:
-        got = kill_one(made, seconds)
-    note = "what it admitted itself is not counted"
-    show(Result.of("this, one process killed", "sliding", got), "sliding", note)
+        got = kill_one(made, QUOTA, PROCESSES, seconds)
+    yield from _judged(Result.of("this, one process killed", CONTENDERS[OURS].kind, got))
+
+
+def _web_contest(seconds: float) -> Iterator[str]:
+    """The same for web servers."""
+    print(f"\nOver HTTP, {PROCESSES} clients; CPU of a request, us")
+    print(f"{_HEAD}{'CPU':>7}")
     for web in WEB_CONTENDERS:
         progress(f"flood: {web.name}")
         try:
-            with web.serve() as port:
-                got = flood(partial(open_client, port), PROCESSES, seconds)
-        except (FileNotFoundError, RuntimeError) as error:
-            print(f"Left out: {web.name}: {str(error).splitlines()[-1]}")
+            result, cpu = flood_server(web, seconds)
+        except (FileNotFoundError, RuntimeError, pytest.skip.Exception) as error:
+            progress("")
+            print(f"Left out: {web.name}: {str(error).strip().splitlines()[-1]}")
             continue
-        show(Result.of(web.name, web.kind, got), web.kind, web.note)
-    print("\nWhat a client costs, and what hits get when the store is lost in the middle")
+        yield from _judged(result, f"{cpu:7,.0f}")
+
+
+def flood_server(web: WebContender, seconds: float) -> tuple[Result, float]:
+    """Flood a web server: the result, and the CPU time of a request in microseconds."""
+    with web.serve() as server:
+        before = cpu_of_session(server.pid)
+        got = flood(partial(open_client, server.port), PROCESSES, seconds)
+        used = cpu_of_session(server.pid) - before
+    return Result.of(web.name, web.kind, got, web.note), used / max(1, got.hits) * 1e6
+
+
+def _judged(result: Result, more: str = "") -> Iterator[str]:
+    progress("")
+    print(result.line(more), flush=True)
+    if result.is_too_much and is_ours(result.name):
+        yield f"{result.name} admitted too many"
+
+
+def _costs_and_losses(names: Sequence[str], seconds: float) -> Iterator[str]:
+    """Print what a client costs, and what hits get when the store is lost.
+
+    Yields where this limiter then admitted too many.
+    """
+    print("\nWhat a client costs")
+    for name in names:
+        progress(f"clients: {name}")
+        with CONTENDERS[name].new() as made:
+            costs = footprint(made, CLIENTS)
+        progress("")
+        print(f"{name:30}{costs}", flush=True)
+    print(f"\nThe store is lost in the middle of a flood, {QUOTA} a second")
     for name in names:
         progress(f"loss: {name}")
-        with CONTENDERS[name].new() as made:
-            costs = usage(made)
-        with CONTENDERS[name].new() as made:
-            print(f"{name:32}{costs}; {lose(made, min(2.0, seconds))}", flush=True)
-    progress("")
-    return wrong
+        entry = CONTENDERS[name]
+        with entry.new() as made:
+            loss = lose(made, QUOTA, seconds, entry.kind == "fixed")
+        progress("")
+        if loss is None:
+            continue
+        is_too_much = loss.most > QUOTA and entry.kind != "bucket"
+        print(f"{name:30}{loss}{'  TOO MANY' if is_too_much else ''}", flush=True)
+        if is_too_much and is_ours(name):
+            yield f"{name} admitted too many after the loss of its store"
 
 
-def draw(directory: Path, found: dict[str, Figure], names: Sequence[str]) -> None:
+def draw(directory: Path, found: Mapping[str, Figure], names: Sequence[str]) -> None:
     """Draw the times of a hit."""
     from benchmarks import plot
 

@@ -40,6 +40,11 @@ class Figure:
         return cls(median(times), median(ratios), low, high)
 
 
+def is_ours(name: str) -> bool:
+    """Whether a figure is one of this limiter, not of a peer."""
+    return name.startswith("this")
+
+
 def commit() -> str:
     """The commit of this repository, with a + if there are changes; "" outside of a repository."""
     command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty=+"]
@@ -67,7 +72,10 @@ def read(file: Path) -> tuple[str, dict[str, Figure]]:
 
 
 def compare(old: Path, new: Path) -> int:
-    """Print each figure of both records.  Returns 1 if one is worse, else 0.  Raises ValueError."""
+    """Print each figure of both records.  Returns 1 if one of this limiter is worse, else 0.
+
+    Raises ValueError.
+    """
     (before, olds), (after, news) = read(old), read(new)
     print(f"{before or 'old'} -> {after or 'new'}, as ratios to bare calls of the same rounds\n")
     worse = []
@@ -77,7 +85,8 @@ def compare(old: Path, new: Path) -> int:
         verdict = ""
         if change > _WORSE and now.low > was.high:
             verdict = "WORSE"
-            worse.append(name)
+            if is_ours(name):
+                worse.append(name)
         elif change < 1 / _WORSE and now.high < was.low:
             verdict = "better"
         print(f"{name:44}{was.ratio:9.2f}{now.ratio:9.2f}   x {change:4.2f}  {verdict}".rstrip())

@@ -10,15 +10,23 @@ from tests.waiting import listens, wait_until
 
 
 class Redis:
-    """A server that runs until it is killed.  ``place`` is its directory."""
+    """A server that runs until it is killed.  ``place`` is its directory.  Raises RuntimeError if it ends first."""
 
     def __init__(self, place: Path) -> None:
         self.port = free_port()
         options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
         options.update(dir=str(place), daemonize="no", loglevel="warning")
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
-        wait_until(lambda: self._process.poll() is not None or listens(self.port), "Redis listens")
+        # Ctrl-C does not end it before those that use it, and it does not survive this process.
+        command = ["setpriv", "--pdeathsig", "KILL", "redis-server", *words]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        try:
+            wait_until(lambda: self._process.poll() is not None or listens(self.port), "Redis listens")
+        except BaseException:
+            self.kill()
+            raise
+        if self._process.poll() is not None:
+            raise RuntimeError(f"redis-server does not start on port {self.port}")
 
     @property
     def url(self) -> str:

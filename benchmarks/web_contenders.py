@@ -1,20 +1,22 @@
 """The limiters in web servers that are compared: this one at Apache's map, nginx, mod_evasive and mod_qos.
 
-Each limits a static file: 100 requests a second, as near as its own settings come to that.
+Each limits a static file: 100 requests a second, as near as its own settings come to that.  The servers without
+a limit stand beside them, for the CPU time.
 """
 
 from __future__ import annotations
 
 import http.client
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from benchmarks.contenders import EXACT, INEXACT
 from benchmarks.contest import Hit
-from tests.apache_server import apache, free_port
+from tests.apache_server import apache, free_port, stop
 from tests.places import install, temporary
 from tests.waiting import listens, wait_until
 
@@ -22,6 +24,7 @@ QUOTA = 100
 _PAGE = "/page?app_id=flooded"
 _REFUSALS = (403, 429, 503)
 _MODULES = Path("/usr/lib/apache2/modules")
+_NGINX_PROGRAM = "/usr/sbin/nginx"
 
 _SITE = """
 DocumentRoot "{site}"
@@ -33,50 +36,63 @@ MaxKeepAliveRequests 0
 """
 _EVASIVE = f"""
 LoadModule evasive20_module "{_MODULES}/mod_evasive20.so"
+DOSLogDir "{{site}}"
 DOSHashTableSize 3097
 DOSPageCount {QUOTA}
 DOSPageInterval 1
 DOSSiteCount 1000000
 DOSBlockingPeriod 1
 """
+# Debian's module needs that library, and does not load it.
 _QOS = f"""
+LoadFile libpcre.so.3
 LoadModule qos_module "{_MODULES}/mod_qos.so"
-QS_LocRequestPerSecLimit "/page" {QUOTA}
+SetEnvIf Request_URI "^/page" counted
+QS_EventLimitCount counted {QUOTA} 1
+QS_ErrorResponseCode 429
 """
-_NGINX = f"""
+_NGINX = """
 daemon off;
 worker_processes 2;
-pid {{place}}/pid;
-error_log {{place}}/error.log crit;
-events {{{{ }}}}
-http {{{{
+pid {place}/pid;
+error_log {place}/error.log crit;
+events {{ }}
+http {{
     access_log off;
     keepalive_requests 1000000;
-    client_body_temp_path {{place}}; proxy_temp_path {{place}}; fastcgi_temp_path {{place}};
-    uwsgi_temp_path {{place}}; scgi_temp_path {{place}};
-    limit_req_zone $arg_app_id zone=all:10m rate={QUOTA}r/s;
-    limit_req_status 429;
-    server {{{{
-        listen 127.0.0.1:{{port}};
-        root {{site}};
-        limit_req zone=all burst={QUOTA - 1} nodelay;
-    }}}}
-}}}}
+    client_body_temp_path {place}; proxy_temp_path {place}; fastcgi_temp_path {place};
+    uwsgi_temp_path {place}; scgi_temp_path {place};
+    {zone}
+    server {{
+        listen 127.0.0.1:{port};
+        root {site};
+        {limit}
+    }}
+}}
 """
+_ZONE = f"limit_req_zone $arg_app_id zone=all:10m rate={QUOTA}r/s; limit_req_status 429;"
+_LIMIT = f"limit_req zone=all burst={QUOTA - 1} nodelay;"
+
+
+@dataclass(frozen=True)
+class WebServer:
+    """A server that runs.  ``pid`` leads its session, in which all its processes are."""
+
+    port: int
+    pid: int
 
 
 @dataclass(frozen=True)
 class WebContender:
-    """A server with a limited page.
+    """A server with a page that is limited, unless ``kind`` is "".
 
-    ``serve`` runs it for a block, and gives its port.  Raises FileNotFoundError or RuntimeError, with the
-    reason in its last line, if it cannot be had here.
+    ``serve`` runs it for a block.  Raises FileNotFoundError or RuntimeError, with the reason in its last line, if
+    it cannot be had here.
     """
 
     name: str
-    promise: str
     kind: str
-    serve: Callable[[], AbstractContextManager[int]]
+    serve: Callable[[], AbstractContextManager[WebServer]]
     note: str = ""
 
 
@@ -104,56 +120,59 @@ def open_client(port: int) -> Hit:
 
 @contextmanager
 def _pages() -> Iterator[Path]:
+    """A directory with a page, in which Apache's user may write."""
     with temporary("/tmp") as site:
         (site / "page").write_text("A page.\n")
-        site.chmod(0o755)
+        site.chmod(0o777)
         yield site
 
 
 @contextmanager
-def _map() -> Iterator[int]:
+def _map() -> Iterator[WebServer]:
     settings = {"LIMITER_LIMIT": f"{QUOTA}/second", "LIMITER_PATHS": "^/page"}
     with _pages() as site, temporary("/tmp") as home:
         install(home)
         after = _SITE.format(site=site)
         with apache("event", home, settings, after=after, modules=("rewrite",)) as server:
-            yield server.port
+            yield WebServer(server.port, server.pid)
 
 
 @contextmanager
-def _apache_with(directives: str) -> Iterator[int]:
+def _apache_with(directives: str) -> Iterator[WebServer]:
     with _pages() as site, temporary("/tmp") as home:
-        after = _SITE.format(site=site) + directives
-        with apache("event", home, after=after, limiter=False) as server:
-            yield server.port
+        after = (_SITE + directives).format(site=site)
+        with apache("event", home, after=after, modules=("setenvif",), limiter=False) as server:
+            yield WebServer(server.port, server.pid)
 
 
 @contextmanager
-def _nginx() -> Iterator[int]:
+def _nginx(zone: str, limit: str) -> Iterator[WebServer]:
+    if shutil.which(_NGINX_PROGRAM) is None:
+        raise FileNotFoundError("nginx is not installed")
     with _pages() as site, temporary("/tmp") as place:
-        place.chmod(0o755)
         port = free_port()
-        (place / "nginx.conf").write_text(_NGINX.format(place=place, port=port, site=site))
-        command = ["/usr/sbin/nginx", "-p", str(place), "-c", str(place / "nginx.conf")]
-        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-            try:
-                wait_until(lambda: process.poll() is not None or listens(port), "nginx listens")
-                if process.poll() is not None and process.stderr is not None:
-                    raise RuntimeError(f"nginx does not start: {process.stderr.read()!r}")
-                yield port
-            finally:
-                process.terminate()
+        file = place / "nginx.conf"
+        file.write_text(_NGINX.format(place=place, port=port, site=site, zone=zone, limit=limit))
+        command = [_NGINX_PROGRAM, "-p", str(place), "-c", str(file)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+        said = ""
+        try:
+            wait_until(lambda: process.poll() is not None or listens(port), "nginx listens")
+            if process.poll() is None:
+                yield WebServer(port, process.pid)
+                return
+        finally:
+            said = stop(process)
+        raise RuntimeError(f"nginx does not start: {said}")
 
 
 WEB_CONTENDERS = (
-    WebContender("this, Apache's map", EXACT, "sliding", _map),
-    WebContender("nginx, limit_req", EXACT, "bucket", _nginx, "in the memory of one machine"),
+    WebContender("this, Apache's map", "sliding", _map),
+    WebContender("Apache, mod_qos", "fixed", partial(_apache_with, _QOS), "all clients together"),
     WebContender(
-        *("Apache, mod_evasive", INEXACT, "fixed", lambda: _apache_with(_EVASIVE)),
-        "counts in each process, by address, and then blocks",
+        "Apache, mod_evasive", "fixed", partial(_apache_with, _EVASIVE), "by address, in each process"
     ),
-    WebContender(
-        *("Apache, mod_qos", INEXACT, "sliding", lambda: _apache_with(_QOS)),
-        "delays requests until the rate is about right",
-    ),
+    WebContender("Apache, no limit", "", partial(_apache_with, "")),
+    WebContender("nginx, limit_req", "bucket", partial(_nginx, _ZONE, _LIMIT), "on one machine"),
+    WebContender("nginx, no limit", "", partial(_nginx, "", "")),
 )

@@ -37,14 +37,25 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_figure_that_became_worse_is_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], now: Figure, verdict: str, status: int
 ) -> None:
-    write(tmp_path / "old", {"a hit": Figure(10.0, 2.0, 1.9, 2.1), "gone": now})
-    write(tmp_path / "new", {"a hit": now, "added": now})
+    write(tmp_path / "old", {"this: a hit": Figure(10.0, 2.0, 1.9, 2.1), "gone": now})
+    write(tmp_path / "new", {"this: a hit": now, "added": now})
     assert main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == status
     lines = capsys.readouterr().out.splitlines()
-    (line,) = [it for it in lines if it.startswith("a hit")]
+    (line,) = [it for it in lines if it.startswith("this: a hit")]
     assert line.endswith(verdict or f"{now.ratio / 2:4.2f}")
     assert [it.split(" only")[0].strip() for it in lines if " only in " in it] == ["added", "gone"]
-    assert lines[-1] == ("Worse: a hit" if status else "Nothing is worse.")
+    assert lines[-1] == ("Worse: this: a hit" if status else "Nothing is worse.")
+
+
+def test_a_peer_that_became_worse_is_only_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, ratio in (("old", 2.0), ("new", 4.0)):
+        write(tmp_path / name, {"Redis: a hit": Figure(10.0, ratio, ratio - 0.1, ratio + 0.1)})
+    assert main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    output = capsys.readouterr().out
+    assert "WORSE" in output
+    assert output.endswith("\nNothing is worse.\n")
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"commit": "x", "figures": {"a": {}}}'])
