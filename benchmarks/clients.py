@@ -12,7 +12,6 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,9 +24,8 @@ from benchmarks.in_process import process
 from benchmarks.report import Row, machine, progress, read_rounds, report
 from tests.apache_server import apache
 from tests.clients.kit import FILES
-from tests.clients.test_clients_apache import FPM, PAGES, POOL, SITE
+from tests.clients.pages import FPM, PAGES, SITE, php_fpm
 from tests.places import install, temporary
-from tests.waiting import wait_until
 
 ROUNDS = 30
 REQUESTS = 300
@@ -97,39 +95,30 @@ def fpm_pages(place: Path, home: Path) -> Iterator[dict[str, Callable[[], float]
     shutil.copy(made["nothing"], place / "nothing")
     shutil.copy(made["client"], place / "client")
     shutil.copy(made["client"], place / "full")
-    pool = place / "pool"
-    pool.write_text(POOL.format(place=place))
-    place.chmod(0o755)
-    command = [FPM[0], "--fpm-config", str(pool), "-R"]
     handler = f'SetHandler "proxy:unix:{place}/socket|fcgi://localhost/"'
     more = '<Location "/full">\nSetEnv LIMITER_LIMIT "0/hour"\n</Location>'
     site = SITE.format(site=place, handler=handler, more=more)
     site = site.replace("20/hour;login=25/day fixed", LIMITS["admitted"])
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True) as it:
-        try:
-            wait_until(lambda: it.poll() is not None or (place / "socket").exists(), "php-fpm")
-            with apache("event", home, after=site, modules=("actions", "proxy", "proxy_fcgi")) as server:
+    modules = ("actions", "proxy", "proxy_fcgi")
+    with php_fpm(place) as session, apache("event", home, after=site, modules=modules) as server:
 
-                def ask(page: str, status: int) -> float:
-                    client = http.client.HTTPConnection("127.0.0.1", server.port)
-                    before = cpu_of_session(it.pid)
-                    for _ in range(REQUESTS):
-                        client.request("GET", f"/{page}?app_id=acme")
-                        with client.getresponse() as response:
-                            response.read()
-                            if response.status != status:
-                                raise RuntimeError(f"/{page}: answered {response.status}")
-                    client.close()
-                    return (cpu_of_session(it.pid) - before) / REQUESTS * 1e6
+        def ask(page: str, status: int) -> float:
+            client = http.client.HTTPConnection("127.0.0.1", server.port)
+            before = cpu_of_session(session)
+            for _ in range(REQUESTS):
+                client.request("GET", f"/{page}?app_id=acme")
+                with client.getresponse() as response:
+                    response.read()
+                    if response.status != status:
+                        raise RuntimeError(f"/{page}: answered {response.status}")
+            client.close()
+            return (cpu_of_session(session) - before) / REQUESTS * 1e6
 
-                yield {
-                    "php-fpm, nothing": lambda: ask("nothing", 200),
-                    "php-fpm, its client: admitted": lambda: ask("client", 200),
-                    "php-fpm, its client: denied": lambda: ask("full", 429),
-                }
-        finally:
-            it.terminate()
+        yield {
+            "php-fpm, nothing": lambda: ask("nothing", 200),
+            "php-fpm, its client: admitted": lambda: ask("client", 200),
+            "php-fpm, its client: denied": lambda: ask("full", 429),
+        }
 
 
 def measure(rounds: int) -> Iterator[Row]:

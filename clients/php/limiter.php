@@ -253,9 +253,6 @@ if (!\function_exists('Limiter\guard')) {
 
         abstract public function taken(string $name, int $now, bool $provisional): string;
 
-        /** @param list<string> $names of all directories @return int microseconds until a hit is admitted */
-        abstract public function wait(array $names, int $now): int;
-
         /** The name that undoes $claim, on which others have built $name; null if there is nothing to undo. */
         abstract public function returned(string $name, string $claim, int $now): ?string;
     }
@@ -303,12 +300,6 @@ if (!\function_exists('Limiter\guard')) {
             return stamp($now) . ($provisional ? '~' : '-') . \substr($name, 18);
         }
 
-        public function wait(array $names, int $now): int
-        {
-            [$free, , $next] = $this->look($names, $now);
-            return $free && \count($names) >= $this->quota ? 0 : $next;
-        }
-
         public function released(string $old, int $now): string
         {
             $later = name(time_of($old) + 1, false, number_of($old));
@@ -340,12 +331,6 @@ if (!\function_exists('Limiter\guard')) {
         {
             [$time, $used] = $this->state($name, $now);
             return name($time, $provisional || ($used > 0 && $name[17] === '~'), $used + 1);
-        }
-
-        public function wait(array $names, int $now): int
-        {
-            [$free, , $next] = $this->look([\max($names)], $now);
-            return $free ? 0 : $next;
         }
 
         public function expiry(int $now): int
@@ -409,12 +394,6 @@ if (!\function_exists('Limiter\guard')) {
             $units = $debt + $this->period;
             $mark = $provisional || ($debt > 0 && $name[17] === '~');
             return name($now + \intdiv($units, $this->rate), $mark, $units % $this->rate);
-        }
-
-        public function wait(array $names, int $now): int
-        {
-            $surplus = $this->debt(\max($names), $now) + (1 - $this->quota) * $this->period;
-            return $surplus > 0 ? \intdiv($surplus + $this->rate - 1, $this->rate) : 0;
         }
 
         public function expiry(int $now): int

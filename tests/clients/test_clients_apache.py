@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +15,11 @@ from limiter import Limiter
 from limiter.request.register import put
 from tests.apache_server import Reply, Server, apache, assert_answer
 from tests.clients.kit import FILES
+from tests.clients.pages import FPM, PAGES, SITE, php_fpm
 from tests.places import temporary
-from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_python
 
-FPM = sorted(glob.glob("/usr/sbin/php-fpm*"))
 WAYS = {
     "php-cgi": Path("/usr/bin/php-cgi").exists(),
     "php-fpm": bool(FPM),
@@ -31,49 +28,6 @@ WAYS = {
 }
 """Which pages can be tried here."""
 CLIENTS = 8
-PAGES = {
-    "php": "<?php require '{client}'; Limiter\\guard(); header('Content-Type: text/plain'); echo 'page';",
-    "perl": """#!/usr/bin/perl
-require '{client}';
-Limiter::guard();
-print "Content-Type: text/plain\\n\\npage";
-""",
-    "ruby": """#!/usr/bin/ruby --disable=gems
-require '{client}'
-Limiter.guard
-print "Content-Type: text/plain\\n\\npage"
-""",
-}
-SITE = """
-DocumentRoot "{site}"
-ScriptAlias "/php-cgi" "/usr/bin/php-cgi"
-Action php-script "/php-cgi"
-<Files "php-cgi">
-    Require all granted
-</Files>
-<Directory "{site}">
-    Require all granted
-    {handler}
-    SetEnv LIMITER_ROOT "${{LIMITER_ROOT}}"
-    SetEnv LIMITER_LIMIT "20/hour;login=25/day fixed"
-    Options ExecCGI
-</Directory>
-{more}
-"""
-POOL = """
-[global]
-error_log = {place}/log
-daemonize = no
-[www]
-listen = {place}/socket
-listen.mode = 0666
-user = www-data
-group = www-data
-pm = static
-pm.max_children = 4
-catch_workers_output = yes
-security.limit_extensions =
-"""
 
 
 @contextmanager
@@ -94,27 +48,13 @@ def serving(
         handler = {"php-cgi": "SetHandler php-script"}.get(way, "SetHandler cgi-script")
         modules = ["actions", "rewrite"]
         if way == "php-fpm":
-            stack.enter_context(fpm(place))
+            stack.enter_context(php_fpm(place))
             handler = f'SetHandler "proxy:unix:{place}/socket|fcgi://localhost/"'
             modules += ["proxy", "proxy_fcgi"]
         after = SITE.format(site=site, handler=handler, more=more)
         yield stack.enter_context(
             apache("event", installed, settings, after=after, modules=tuple(modules))
         )
-
-
-@contextmanager
-def fpm(place: Path) -> Iterator[None]:
-    """Run a real php-fpm, with opcache."""
-    place.chmod(0o755)
-    (place / "pool").write_text(POOL.format(place=place))
-    command = [FPM[0], "--fpm-config", str(place / "pool"), "-R"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_until(lambda: process.poll() is not None or (place / "socket").exists(), "php-fpm")
-            yield
-        finally:
-            process.terminate()
 
 
 @pytest.fixture(params=WAYS)
