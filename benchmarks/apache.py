@@ -208,36 +208,74 @@ class Load:
     rate: float
 
 
-def ask(door: Door, server: Server) -> Load:
-    """Send a round of requests and check the answers."""
-    before = cpu_of_session(server.pid)
+@dataclass(frozen=True)
+class Answer:
+    """When a request was sent and answered, in microseconds, and the status."""
+
+    begin: int
+    end: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Flood:
+    """What came of a flood: requests per second, the most admitted within a second, and answers of 500."""
+
+    rate: float
+    most_in_a_second: int
+    errors: int
+
+
+def ask(door: Door, server: Server, *others: int) -> Load:
+    """Send a round of requests and check the answers.  ``others`` are sessions whose CPU time also counts."""
+    sessions = (server.pid, *others)
+    before = sum(map(cpu_of_session, sessions))
     with ExitStack() as stack:
         clients = [stack.enter_context(client(door.urls(server.port, nth))) for nth in range(CLIENTS)]
         ends = [finish() for finish in clients]
     while scripts_run(server.pid):
         time.sleep(0.005)
-    cpu = cpu_of_session(server.pid) - before
+    cpu = sum(map(cpu_of_session, sessions)) - before
     seconds = max(seconds for seconds, _ in ends)
-    door.check([status for _, statuses in ends for status in statuses], seconds)
+    door.check([answer.status for _, answers in ends for answer in answers], seconds)
     return Load(cpu / door.requests * 1e6, door.requests / seconds)
 
 
+def flood(path: str, app: str, server: Server, number: int) -> Flood:
+    """Let all clients ask for one application."""
+    urls = [f"http://127.0.0.1:{server.port}{path}?app_id={app}"] * (number // CLIENTS)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(client(urls)) for _ in range(CLIENTS)]
+        ends = [finish() for finish in clients]
+    answers = [answer for _, answers in ends for answer in answers]
+    count = Counter(answer.status for answer in answers)
+    if len(answers) != number or count["200"] + count["429"] + count["500"] != number:
+        raise RuntimeError(f"{path}: answered {dict(count)}")
+    admitted = sorted([answer for answer in answers if answer.status == "200"], key=lambda it: it.end)
+    most = 0
+    for nth, last in enumerate(admitted):
+        # Those that surely were admitted within one second, for they began and ended in it.
+        most = max(most, sum(last.end - it.begin <= 1_000_000 for it in admitted[: nth + 1]))
+    return Flood(number / max(seconds for seconds, _ in ends), most, count["500"])
+
+
 @contextmanager
-def client(urls: list[str]) -> Iterator[Callable[[], tuple[float, list[str]]]]:
-    """Start a client with these requests.  The function returned waits for it: seconds and statuses."""
+def client(urls: list[str]) -> Iterator[Callable[[], tuple[float, list[Answer]]]]:
+    """Start a client with these requests.  The function returned waits for it: seconds and answers."""
     with tempfile.NamedTemporaryFile("w") as file, tempfile.NamedTemporaryFile("r") as log:
         file.write("\n".join(urls))
         file.flush()
         tool = ["h2load", "--h1", "--clients=1", f"--requests={len(urls)}"]
         tool += [f"--input-file={file.name}", f"--log-file={log.name}"]
 
-        def finish() -> tuple[float, list[str]]:
+        def finish() -> tuple[float, list[Answer]]:
             said, _ = process.communicate()
             found = re.search(r"finished in ([0-9.]+)(us|ms|s)\b", said)
             if found is None:
                 raise RuntimeError(f"h2load said: {said}")
             seconds = float(found[1]) * _UNITS[found[2]]
-            return seconds, [line.split("\t")[1] for line in log]
+            lines = [line.split() for line in log]
+            return seconds, [Answer(int(it[0]), int(it[0]) + int(it[2]), it[1]) for it in lines]
 
         with subprocess.Popen(
             tool, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,158 +1,196 @@
 """What the clients in PHP, Perl and Ruby cost.  Run ``python3 -m benchmarks.clients`` in the repository.
 
-A CGI script of each language that does nothing is measured alone, with its client, and behind the guard: the
-CPU time of its process.  A page of PHP is measured under php-fpm, behind Apache: the CPU time of all processes of
-php-fpm, per request.  The rounds interleave all, and the medians of the differences count.
+A real Apache runs a page of each language that does nothing else: alone, with its client, behind the guard, and
+behind the map.  The CPU time of a request counts all processes: Apache's, the scripts, php-fpm's.  Every
+round sends requests to all doors, and the medians of the rounds count.
 
-Takes about a minute.  Needs Linux, and the interpreters; what is missing is left out.
+Then 8 clients flood one application, with the limit 10/second, by the scripts of the 2017 article and by ours:
+requests a second, and how many were admitted within one second.
+
+Takes about two minutes.  Needs root, Linux, Apache, h2load of nghttp2, php-fpm, php-cgi, Perl and Ruby.
 """
 
 from __future__ import annotations
 
-import http.client
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.apache import cpu_of_session
-from benchmarks.in_process import process
+from benchmarks.apache import CLIENTS, QUOTA, Door, Load, ask, flood
 from benchmarks.report import Row, machine, progress, read_rounds, report
-from tests.apache_server import apache
+from tests.apache_server import Server, apache
 from tests.clients.kit import FILES
-from tests.clients.pages import FPM, PAGES, SITE, php_fpm
-from tests.places import install, temporary
+from tests.clients.pages import PAGES, php_fpm
+from tests.places import REPOSITORY, install, temporary
 
-ROUNDS = 30
-REQUESTS = 300
-AT_MOST = {"php-fpm, its client: admitted": 200}
-"""The claim: the most CPU time added, in microseconds."""
-GOALS = {"php-fpm, its client: admitted": 80}
+ROUNDS = 6
+FLOOD = 960
+"""Requests of a flood."""
+SCRIPTS = ("php-cgi", "perl", "ruby")
+STAYS = "php-fpm"
+AT_MOST = {
+    f"{STAYS}, its client: admitted": 200.0,
+    **{f"{name}: flood": float(QUOTA) for name in (*SCRIPTS, "python")},
+}
+"""The claims: the most CPU time added, in microseconds; the most hits within a second."""
+GOALS = {f"{STAYS}, its client: admitted": 80.0}
 
-LANGUAGES = {"php": "/usr/bin/php-cgi", "perl": "/usr/bin/perl", "ruby": "/usr/bin/ruby"}
-LIMITS = {"admitted": "10000/hour fixed", "denied": "0/hour"}
-_GUARD = "Limiter\\guard();", "Limiter::guard();", "Limiter.guard\n"
+_CONFIGURATION = """
+StartServers 2
+ServerLimit 2
+MaxRequestWorkers 50
+MaxSpareThreads 50
+DocumentRoot "{site}"
+ScriptAlias "/php-cgi" "/usr/bin/php-cgi"
+Action php-script "/php-cgi"
+<Files "php-cgi">
+    Require all granted
+</Files>
+AliasMatch "^/(?:second|hour|map)/([a-z-]+\\.[a-z]+)$" "{site}/$1"
+AliasMatch "^/guarded/(?:second|hour)/([a-z-]+\\.[a-z]+)$" "{site}/$1"
+<Directory "{site}">
+    Require all granted
+    Options ExecCGI
+    SetHandler cgi-script
+    SetEnv LIMITER_ROOT "${{LIMITER_ROOT}}"
+    SetEnv LIMITER_NEWCOMERS "unlimited"
+    SetEnv ARTICLE_ROOT "{article}"
+    <FilesMatch "^php-cgi">
+        SetHandler php-script
+    </FilesMatch>
+    <FilesMatch "^php-fpm">
+        SetHandler "proxy:unix:{pool}/socket|fcgi://localhost/"
+    </FilesMatch>
+</Directory>
+<Location "/guarded">
+    SetHandler limited
+</Location>
+<LocationMatch "^/(guarded/)?hour/">
+    SetEnv LIMITER_LIMIT "{quota}/hour"
+</LocationMatch>
+<Location "/check">
+    ScriptAlias "{home}/cgi-bin/check.py"
+</Location>
+"""
+_GUARDS = ("Limiter\\guard();", "Limiter::guard();", "Limiter.guard\n")
 
 
-def scripts(place: Path, language: str) -> dict[str, Path]:
-    """Write the script of a language, alone and with its client."""
-    text = PAGES[language].replace("{client}", str(FILES[language]))
-    end = ".php" if language == "php" else ""
-    found = {}
-    for name, content in (("nothing", _without_client(text)), ("client", text)):
-        found[name] = place / f"{language}-{name}{end}"
-        found[name].write_text(content)
-        found[name].chmod(0o755)
-    return found
+@dataclass(frozen=True)
+class Site:
+    """The same pages on two servers: mod_cgi waits for scripts, so their CPU counts; mod_cgid does not sleep."""
+
+    mod_cgi: Server
+    mod_cgid: Server
+    session: int
+    """That of php-fpm."""
+
+    def ask(self, door: Door) -> Load:
+        """Send a round of requests to a door."""
+        return ask(door, self.mod_cgi, self.session)
 
 
-def _without_client(text: str) -> str:
-    lines = [line for line in text.splitlines() if "require" not in line or "<?php" in line]
-    text = "\n".join(lines) + "\n"
-    for guard in _GUARD:
+def write_pages(site: Path) -> None:
+    """Write the page of each language, alone (``ruby.nothing``) and with its client, and those of the article."""
+    for name in (*SCRIPTS, STAYS):
+        language = name.partition("-")[0]
+        text = PAGES[language].replace("{client}", str(FILES[language]))
+        # The guard runs PHP by the end of the name.
+        end = ".php" if name == "php-cgi" else f".{language}"
+        for stem, content in (("client", text), ("nothing", without_client(text))):
+            page = site / f"{name}-{stem}{end}"
+            page.write_text(content)
+            page.chmod(0o755)
+    for file in (REPOSITORY / "benchmarks/articles").iterdir():
+        shutil.copy(file, site / f"{file.stem}-article{file.suffix or '.' + file.stem}")
+
+
+def without_client(text: str) -> str:
+    """The page that does all but ask the client."""
+    for guard in _GUARDS:
         text = text.replace(guard, "")
-    return "<?php" + text.partition(";")[2] if text.startswith("<?php") else text
+    head, _, rest = text.partition("require '")
+    return head + rest.partition("'")[2].lstrip(";\n")
 
 
-def ways(place: Path, home: Path, language: str) -> Iterator[tuple[str, Callable[[], float]]]:
-    """Each way to run the script: its name, and what runs it once and returns its CPU time in us."""
-    made = scripts(place, language)
-    base = {"REQUEST_METHOD": "GET", "GATEWAY_INTERFACE": "CGI/1.1", "PATH": "/usr/bin:/bin"}
-
-    def run(script: Path, limit: str, is_limited: bool, *guard: str) -> float:
-        environ = {
-            **base,
-            "LIMITER_ROOT": str(place / "store"),
-            "LIMITER_LIMIT": LIMITS[limit],
-            "QUERY_STRING": "app_id=acme",
-        }
-        if guard:
-            command = [*guard]
-            own = {"REDIRECT_HANDLER": "limited", "REDIRECT_URL": "/page", "PATH_INFO": "/page"}
-            environ.update(own, PATH_TRANSLATED=str(script))
-        elif language == "php":
-            command = [LANGUAGES["php"]]
-            environ.update(REDIRECT_STATUS="200", SCRIPT_FILENAME=str(script))
-        else:
-            command = [str(script)]
-        return process(command, environ, b"429" if limit == "denied" and is_limited else b"page")
-
-    yield f"{language}, nothing", partial(run, made["nothing"], "admitted", False)
-    guard = str(home / "cgi-bin/guard.py")
-    for limit in LIMITS:
-        yield f"{language}, its client: {limit}", partial(run, made["client"], limit, True)
-        yield f"{language}, the guard: {limit}", partial(run, made["nothing"], limit, True, guard)
-
-
-@contextmanager
-def fpm_pages(place: Path, home: Path) -> Iterator[dict[str, Callable[[], float]]]:
-    """Run php-fpm behind Apache.  Each function sends requests, and returns the CPU time of one in us."""
-    made = scripts(place, "php")
-    shutil.copy(made["nothing"], place / "nothing")
-    shutil.copy(made["client"], place / "client")
-    shutil.copy(made["client"], place / "full")
-    handler = f'SetHandler "proxy:unix:{place}/socket|fcgi://localhost/"'
-    more = '<Location "/full">\nSetEnv LIMITER_LIMIT "0/hour"\n</Location>'
-    site = SITE.format(site=place, handler=handler, more=more)
-    site = site.replace("20/hour;login=25/day fixed", LIMITS["admitted"])
-    modules = ("actions", "proxy", "proxy_fcgi")
-    with php_fpm(place) as session, apache("event", home, after=site, modules=modules) as server:
-
-        def ask(page: str, status: int) -> float:
-            client = http.client.HTTPConnection("127.0.0.1", server.port)
-            before = cpu_of_session(session)
-            for _ in range(REQUESTS):
-                client.request("GET", f"/{page}?app_id=acme")
-                with client.getresponse() as response:
-                    response.read()
-                    if response.status != status:
-                        raise RuntimeError(f"/{page}: answered {response.status}")
-            client.close()
-            return (cpu_of_session(session) - before) / REQUESTS * 1e6
-
-        yield {
-            "php-fpm, nothing": lambda: ask("nothing", 200),
-            "php-fpm, its client: admitted": lambda: ask("client", 200),
-            "php-fpm, its client: denied": lambda: ask("full", 429),
-        }
+def doors() -> Iterator[Door]:
+    """Each page, alone and limited in each way."""
+    for name in (*SCRIPTS, STAYS):
+        end = name.partition("-")[0]
+        runs = name != STAYS
+        yield Door(f"{name}, alone", f"{name}, alone", f"/second/{name}-nothing.{end}", runs)
+        ways = [("its client", "/", f"{name}-client.{end}", runs)]
+        if runs:
+            ways.append(("the guard", "/guarded/", f"{name}-nothing.{end}", True))
+        for way, place, page, is_script in ways:
+            for kind, limit in (("admitted", "second"), ("denied", "hour")):
+                path = f"{place}{limit}/{page}"
+                yield Door(f"{name}, {way}: {kind}", f"{name}, alone", path, is_script, kind == "denied")
+        for kind in ("admitted", "denied"):
+            is_script = runs and kind == "admitted"
+            path = f"/map/{name}-nothing.{end}"
+            yield Door(f"{name}, the map: {kind}", f"{name}, alone", path, is_script, kind == "denied")
 
 
 def measure(rounds: int) -> Iterator[Row]:
-    """Measure all, and compare each with the script that does nothing."""
+    """Measure all, and compare each with the page that does nothing else."""
     with ExitStack() as stack:
-        place, home = [stack.enter_context(temporary("/tmp")) for _ in range(2)]
+        home, site, article, pool = [stack.enter_context(temporary("/tmp")) for _ in range(4)]
         install(home)
-        (place / "store").mkdir()
-        runs: dict[str, Callable[[], float]] = {}
-        for language, program in LANGUAGES.items():
-            if Path(program).exists():
-                runs.update(ways(place, home, language))
-            else:
-                print(f"Left out: {language}: {program} is not installed", file=sys.stderr)
-        if FPM and os.geteuid() == 0:
-            runs.update(stack.enter_context(fpm_pages(stack.enter_context(temporary("/tmp")), home)))
-        else:
-            print("Left out: php-fpm: it is not installed, or this is not root", file=sys.stderr)
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for number in range(rounds + 1):
-            progress(f"round {number} of {rounds}")
-            for name, run in runs.items():
-                times[name].append(run())
-        progress("")
-    for name, values in times.items():
-        bare = times[f"{name.partition(',')[0]}, nothing"]
-        added = median([time - least for time, least in zip(values[1:], bare[1:])])
-        yield Row(name, added, "us more", median(values[1:]))
+        write_pages(site)
+        shutil.chown(article, "www-data")
+        session = stack.enter_context(php_fpm(pool))
+        settings = {
+            "LIMITER_LIMIT": f"{QUOTA}/second",
+            "LIMITER_PATHS": "^/map/",
+            "LIMITER_NEWCOMERS": "unlimited",
+        }
+        after = _CONFIGURATION.format(site=site, article=article, pool=pool, home=home, quota=QUOTA)
+        modules = ("rewrite", "actions", "proxy", "proxy_fcgi")
+
+        def start(without: tuple[str, ...], *more: str) -> Server:
+            return stack.enter_context(
+                apache("event", home, settings, "", without, after, (*modules, *more))
+            )
+
+        it = Site(start(("cgid",), "cgi"), start(()), session)
+        yield from _cpu(it, rounds)
+        yield from _floods(it)
+
+
+def _cpu(site: Site, rounds: int) -> Iterator[Row]:
+    times: dict[str, list[float]] = {}
+    for number in range(rounds + 1):
+        for door in doors():
+            progress(f"round {number} of {rounds}: {door.name}")
+            times.setdefault(door.name, []).append(site.ask(door).cpu)
+    progress("")
+    for door in doors():
+        # The first round furnishes.
+        both = list(zip(times[door.name], times[door.bare]))[1:]
+        added = median([time - bare for time, bare in both])
+        yield Row(door.name, added, "us more", median([time for time, _ in both]))
+
+
+def _floods(site: Site) -> Iterator[Row]:
+    for name in (*SCRIPTS, "python"):
+        end = name.partition("-")[0]
+        ours = "/check" if name == "python" else f"/second/{name}-client.{end}"
+        for whose, path in (("", ours), (" of 2017", f"/second/{name}-article.{end}")):
+            progress(f"flood: {name}{whose}")
+            seen = flood(path, f"flood-{end}", site.mod_cgid, FLOOD)
+            progress("")
+            of = f"in 1 s; {seen.errors} errors"
+            yield Row(f"{name}{whose}: flood", seen.most_in_a_second, of, rate=seen.rate)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print.  Return 0 if the claim holds, else 1."""
+    """Measure and print.  Return 0 if the claims hold, else 1."""
     rounds = read_rounds("benchmarks.clients", __doc__, ROUNDS, arguments)
-    print(f"{machine()}\n")
+    print(f"{machine()}; {CLIENTS} clients\n")
     return report(measure(rounds), AT_MOST, GOALS)
 
 

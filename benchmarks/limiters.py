@@ -55,22 +55,24 @@ def files(kind: str, place: Path) -> Contender:
 
 
 def original(place: Path) -> Contender:
-    """The limiter of the 2017 articles: a file for each hit, named for its microsecond; count, then touch."""
+    """The limiter of the 2017 articles: touch a file named for the microsecond, then count those of this window."""
 
     def open_(quota: int, seconds: int) -> Hit:
+        window = seconds * 1_000_000
+
         def hit(key: str) -> bool:
             directory = f"{place}/{key}"
             os.makedirs(directory, exist_ok=True)
             now = time.time_ns() // 1000
-            begin = str(now - seconds * 1_000_000)
-            names = os.listdir(directory)
-            for name in [name for name in names if name <= begin]:
-                with suppress(FileNotFoundError):
-                    os.unlink(f"{directory}/{name}")
-            if sum(name > begin for name in names) >= quota:
-                return False
             os.close(os.open(f"{directory}/{now}", os.O_CREAT | os.O_WRONLY, 0o600))
-            return True
+            used = 0
+            for name in os.listdir(directory):
+                if int(name) // window == now // window:
+                    used += int(name) <= now
+                elif int(name) < now:
+                    with suppress(FileNotFoundError):
+                        os.unlink(f"{directory}/{name}")
+            return used <= quota
 
         return hit
 

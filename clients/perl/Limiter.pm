@@ -67,7 +67,7 @@ sub done {
 sub entries {
     my ($path) = @_;
     return () if !done(opendir(my $directory, $path), $path);
-    $! = 0;
+    local $! = 0;
     my @names = sort grep { $_ ne '.' && $_ ne '..' } readdir $directory;
     die failed($path) if $!;    # it may be only a part
     closedir $directory;
@@ -734,8 +734,8 @@ my %UNSUPPORTED = (
 my %REASONS = (200 => 'OK', 401 => 'Unauthorized', 429 => 'Too Many Requests', 500 => 'Internal Server Error');
 
 sub setting {
-    my ($name, $default) = @_;
-    my $value = $ENV{"LIMITER_$name"};
+    my ($variables, $name, $default) = @_;
+    my $value = $variables->{"LIMITER_$name"};
     return defined $value && $value ne '' ? $value : $default;
 }
 
@@ -745,61 +745,76 @@ sub log_line {
     return;
 }
 
+# Returns if the hit is admitted, after the RateLimit header fields were printed. Otherwise answers 401, 429 or 500,
+# and ends the script. Call it before anything is printed. Returns the decision, nothing if nothing was counted.
 sub guard {
-    my ($status, $decision);
-    if (!eval { ($status, $decision) = judge(); 1 }) {
-        my $error = $@;
-        log_line(ref $error ? $error->message : $error);
-        my $admits = ref $error eq 'Limiter::StoreError' && setting('ON_ERROR', 'deny') eq 'admit';
-        return undef if $admits || setting('MODE', 'enforce') eq 'shadow';
-        $status = 500;
-    }
-    log_line($_) for $decision ? @{ $decision->{notes} } : ();
+    my ($status, $fields, $body, $decision) = answer(\%ENV);
     my $head = $status == 200 ? '' : "Status: $status $REASONS{$status}\n";
-    if ($decision) {
-        my $seconds = sub { my ($time) = @_; my $whole = int $time; $whole++ if $whole < $time; return most(1, $whole) };
-        my @quotas = @{ $decision->{quotas} };
-        $head .= 'RateLimit-Policy: ' . join(', ', map { qq("$_->{name}";q=$_->{quota};w=$_->{window}) } @quotas) . "\n";
-        $head .= 'RateLimit: ' . join(', ', map { qq("$_->{name}";r=$_->{remaining};t=) . $seconds->($_->{reset}) } @quotas) . "\n";
-        if ($status == 429) {
-            my ($longest) = sort { $b <=> $a } map { $_->{window} } @quotas;
-            my $retry = $decision->{retry_after};
-            $head .= 'Retry-After: ' . ($retry == 9**9**9 ? $longest : $seconds->($retry)) . "\n";
-        }
-    }
+    my @lines = @$fields;
+    while (my ($name, $value) = splice @lines, 0, 2) { $head .= "$name: $value\n" }
     local $| = 1;
     if ($status == 200) {
         print $head;
         return $decision;
     }
-    $head .= qq(WWW-Authenticate: AppId realm="limiter"\n) if $status == 401;
-    $head .= "Content-Type: application/json; charset=utf-8\nCache-Control: no-store\n\n";
-    print $head, ($ENV{REQUEST_METHOD} // '') eq 'HEAD' ? '' : qq({"message": "$REASONS{$status}"});
+    print "$head\n$body";
     # Under mod_cgid the answer may be lost while a body is unread.
     for (1 .. 64) { last if !($ENV{CONTENT_LENGTH} && read STDIN, my $part, 65536) }
     exit 0;
 }
 
+# The answer to a request, by its CGI variables, with the settings among them: the status; the header fields, as a
+# list of names and values; the body; the decision if a hit was counted or denied. Admitted: 200, and no body.
+sub answer {
+    my ($variables) = @_;
+    my ($status, $decision);
+    if (!eval { ($status, $decision) = judge($variables); 1 }) {
+        my $error = $@;
+        log_line(ref $error ? $error->message : $error);
+        my $admits = ref $error eq 'Limiter::StoreError' && setting($variables, 'ON_ERROR', 'deny') eq 'admit';
+        $status = $admits || setting($variables, 'MODE', 'enforce') eq 'shadow' ? 200 : 500;
+    }
+    my @fields;
+    if ($decision) {
+        log_line($_) for @{ $decision->{notes} };
+        my $seconds = sub { my ($time) = @_; my $whole = int $time; $whole++ if $whole < $time; return most(1, $whole) };
+        my @quotas = @{ $decision->{quotas} };
+        push @fields, 'RateLimit-Policy', join ', ', map { qq("$_->{name}";q=$_->{quota};w=$_->{window}) } @quotas;
+        push @fields, 'RateLimit', join ', ', map { qq("$_->{name}";r=$_->{remaining};t=) . $seconds->($_->{reset}) } @quotas;
+        if ($status == 429) {
+            my ($longest) = sort { $b <=> $a } map { $_->{window} } @quotas;
+            my $retry = $decision->{retry_after};
+            push @fields, 'Retry-After', $retry == 9**9**9 ? $longest : $seconds->($retry);
+        }
+    }
+    return ($status, \@fields, '', $decision) if $status == 200;
+    push @fields, 'WWW-Authenticate', 'AppId realm="limiter"' if $status == 401;
+    push @fields, 'Content-Type', 'application/json; charset=utf-8', 'Cache-Control', 'no-store';
+    my $body = ($variables->{REQUEST_METHOD} // '') eq 'HEAD' ? '' : qq({"message": "$REASONS{$status}"});
+    return ($status, \@fields, $body, $decision);
+}
+
 # The status, and the decision if a hit was counted or denied.
 sub judge {
+    my ($variables) = @_;
     for my $name (sort keys %UNSUPPORTED) {
-        next if setting($name, $UNSUPPORTED{$name}) eq $UNSUPPORTED{$name};
+        next if setting($variables, $name, $UNSUPPORTED{$name}) eq $UNSUPPORTED{$name};
         die mistake("LIMITER_$name: Perl's client does not know this setting (put the guard or the map in front)");
     }
-    my ($mode, $on_error) = (setting('MODE', 'enforce'), setting('ON_ERROR', 'deny'));
+    my ($mode, $on_error) = (setting($variables, 'MODE', 'enforce'), setting($variables, 'ON_ERROR', 'deny'));
     die mistake("LIMITER_MODE='$mode': expected 'enforce' or 'shadow' or 'off'") if $mode !~ /\A(?:enforce|shadow|off)\z/;
     die mistake("LIMITER_ON_ERROR='$on_error': expected 'deny' or 'admit'") if $on_error !~ /\A(?:deny|admit)\z/;
-    return (200, undef) if $mode eq 'off' || ($ENV{REDIRECT_STATUS} // '') =~ /\A[45]/;
-    my $app = app_id(setting('KEY', 'app_id'));
-    my ($status, $decision) = defined $app ? decide_for($app) : (401, undef);
+    return (200, undef) if $mode eq 'off' || ($variables->{REDIRECT_STATUS} // '') =~ /\A[45]/;
+    my $app = app_id($variables, setting($variables, 'KEY', 'app_id'));
+    my ($status, $decision) = defined $app ? decide_for($variables, $app) : (401, undef);
     return ($status, $decision) if $mode eq 'enforce';
     log_line("shadow: a request would have got $status $REASONS{$status}") if $status != 200;
     return (200, undef);
 }
 
 sub decide_for {
-    my ($app) = @_;
-    my @roots = split /:/, setting('ROOT', ' '), -1;
+    my ($variables, $app) = @_;
+    my @roots = split /:/, setting($variables, 'ROOT', ' '), -1;
     for my $root (@roots) {
         die mistake("LIMITER_ROOT='$root': expected an absolute path (Perl's client has no default store)") if $root !~ m{\A/};
     }
@@ -807,10 +822,10 @@ sub decide_for {
         require Digest::SHA;
         @roots = sort { Digest::SHA::sha256_hex("$b\0$app") cmp Digest::SHA::sha256_hex("$a\0$app") } @roots;
     }
-    my $limits = setting('LIMIT', '10/second');
-    my $newcomers = setting('NEWCOMERS', '20/second burst 1000');
+    my $limits = setting($variables, 'LIMIT', '10/second');
+    my $newcomers = setting($variables, 'NEWCOMERS', '20/second burst 1000');
     $newcomers = '' if $newcomers eq 'unlimited';
-    my $register = setting('APPS', '');
+    my $register = setting($variables, 'APPS', '');
     if ($register ne '') {
         my ($is_own, $text) = look_up($register, $app);
         return (401, undef) if !defined $text;
@@ -818,12 +833,12 @@ sub decide_for {
         $limits = $text;
         $newcomers = '' if $is_own;
     }
-    my $counted = setting('COUNTED', '');
+    my $counted = setting($variables, 'COUNTED', '');
     if ($counted ne '') {
         # The map in front of this script has counted something. See limiter/request/one_hit.py.
         require Digest::SHA;
         my $names = $register eq '' ? join ';', map { directory($_, 0) } parse($limits) : '';
-        my @own = (setting('ROOT', ''), $register, $names, '1', setting('MODE', 'enforce'), '', $app);
+        my @own = (setting($variables, 'ROOT', ''), $register, $names, '1', setting($variables, 'MODE', 'enforce'), '', $app);
         return (200, undef) if substr(Digest::SHA::sha256_hex(join "\n", @own), 0, 16) eq $counted;
     }
     my $decision = hit($roots[0], $limits, $app, $newcomers);
@@ -853,13 +868,13 @@ sub unquote {
 
 # The app_id of this request: the one value of the parameter, in whatever spelling. Undef: 401.
 sub app_id {
-    my ($key) = @_;
+    my ($variables, $key) = @_;
     if ($key !~ /\A[A-Za-z0-9._-]*[A-Za-z0-9][A-Za-z0-9._-]*\z/) {
         die mistake("LIMITER_KEY='$key': Perl's client knows parameters alone (put the guard or the map in front)");
     }
     (my $folded = lc $key) =~ tr/./_/;
     (my $like = $folded) =~ s/\A_+//;
-    (my $query = $ENV{QUERY_STRING} // '') =~ s/;/;&;/g;
+    (my $query = $variables->{QUERY_STRING} // '') =~ s/;/;&;/g;
     my @found;
     for my $pair (split /&/, $query) {
         my ($name, $value) = split /=/, $pair, 2;

@@ -1,4 +1,5 @@
 <?php
+
 /**
  * Access Limiter for PHP: at most so many requests in each window for each client, exact over all processes.
  *
@@ -54,24 +55,24 @@ if (!\function_exists('Limiter\guard')) {
 
     // Calls to the file system. PHP has no errno: the end of its warning has the text.
 
-    \define('Limiter\SYMBOLS', [
-        'No such file or directory' => 'ENOENT', 'Stale file handle' => 'ESTALE', 'File exists' => 'EEXIST',
-        'Directory not empty' => 'ENOTEMPTY', 'Too many links' => 'EMLINK', 'Permission denied' => 'EACCES',
-        'Operation not permitted' => 'EPERM', 'No space left on device' => 'ENOSPC',
-        'Disk quota exceeded' => 'EDQUOT', 'File descriptor in bad state' => 'EBADFD',
-        'Transport endpoint is not connected' => 'ENOTCONN', 'Not a directory' => 'ENOTDIR',
-        'Is a directory' => 'EISDIR', 'Input/output error' => 'EIO', 'Read-only file system' => 'EROFS',
-        'Too many open files' => 'EMFILE', 'Too many open files in system' => 'ENFILE',
-        'Cannot allocate memory' => 'ENOMEM', 'Invalid argument' => 'EINVAL',
-        'Too many levels of symbolic links' => 'ELOOP', 'File name too long' => 'ENAMETOOLONG',
-        'Operation not supported' => 'EOPNOTSUPP', 'Invalid cross-device link' => 'EXDEV',
-        'Resource temporarily unavailable' => 'EAGAIN', 'Device or resource busy' => 'EBUSY',
-        'Connection timed out' => 'ETIMEDOUT', 'Function not implemented' => 'ENOSYS',
-    ]);
-
     /** The warnings of PHP while the store is called, whatever the application's handler does with them. */
     final class Warnings
     {
+        private const SYMBOLS = [
+            'No such file or directory' => 'ENOENT', 'Stale file handle' => 'ESTALE', 'File exists' => 'EEXIST',
+            'Directory not empty' => 'ENOTEMPTY', 'Too many links' => 'EMLINK', 'Permission denied' => 'EACCES',
+            'Operation not permitted' => 'EPERM', 'No space left on device' => 'ENOSPC',
+            'Disk quota exceeded' => 'EDQUOT', 'File descriptor in bad state' => 'EBADFD',
+            'Transport endpoint is not connected' => 'ENOTCONN', 'Not a directory' => 'ENOTDIR',
+            'Is a directory' => 'EISDIR', 'Input/output error' => 'EIO', 'Read-only file system' => 'EROFS',
+            'Too many open files' => 'EMFILE', 'Too many open files in system' => 'ENFILE',
+            'Cannot allocate memory' => 'ENOMEM', 'Invalid argument' => 'EINVAL',
+            'Too many levels of symbolic links' => 'ELOOP', 'File name too long' => 'ENAMETOOLONG',
+            'Operation not supported' => 'EOPNOTSUPP', 'Invalid cross-device link' => 'EXDEV',
+            'Resource temporarily unavailable' => 'EAGAIN', 'Device or resource busy' => 'EBUSY',
+            'Connection timed out' => 'ETIMEDOUT', 'Function not implemented' => 'ENOSYS',
+        ];
+
         public static string $last = '';
 
         /**
@@ -108,7 +109,7 @@ if (!\function_exists('Limiter\guard')) {
             if (\str_contains(self::$last, 'tat failed for ')) {
                 $text = 'No such file or directory'; // all that PHP says of stat() and lstat()
             }
-            $symbol = SYMBOLS[$text] ?? '';
+            $symbol = self::SYMBOLS[$text] ?? '';
             return new StoreError($symbol ?: 'EIO', $symbol ? $text : self::$last, $path);
         }
     }
@@ -162,11 +163,6 @@ if (!\function_exists('Limiter\guard')) {
 
     // The arithmetic of limits. Times are microseconds since the epoch.
 
-    \define('Limiter\SECOND', 1_000_000);
-    \define('Limiter\LONGEST', 3660 * 86400);
-    \define('Limiter\FEW', 16);
-    \define('Limiter\SEGMENT', 64);
-
     function clock(): int
     {
         $now = \microtime(); // as text: a float would lose digits
@@ -202,6 +198,17 @@ if (!\function_exists('Limiter\guard')) {
     /** A limit of one kind. Names are sorted slots of one directory, at least one. */
     abstract class Limit
     {
+        // Preloading keeps the constants of classes alone.
+        public const SECOND = 1_000_000;
+        public const LONGEST = 3660 * 86400; // seconds
+        public const UNITS = [
+            'second' => 1, 'seconds' => 1, 'sec' => 1, 's' => 1, 'minute' => 60, 'minutes' => 60, 'min' => 60,
+            'm' => 60, 'hour' => 3600, 'hours' => 3600, 'h' => 3600, 'day' => 86400, 'days' => 86400, 'd' => 86400,
+            'month' => 2592000, 'months' => 2592000, 'year' => 31104000, 'years' => 31104000,
+        ];
+        protected const FEW = 16; // slots in the first directory
+        protected const SEGMENT = 64; // slots in each of the others
+
         public string $policy = '';
         public string $name = '';
         public int $segments = 1;
@@ -262,15 +269,15 @@ if (!\function_exists('Limiter\guard')) {
         public function __construct(int $quota, int $window)
         {
             parent::__construct($quota, $window);
-            $this->name = "$quota-per-" . \intdiv($window, SECOND) . 's';
-            $this->segments = \intdiv($quota + SEGMENT - 1, SEGMENT) + ($quota > FEW ? 1 : 0);
+            $this->name = "$quota-per-" . \intdiv($window, self::SECOND) . 's';
+            $this->segments = \intdiv($quota + self::SEGMENT - 1, self::SEGMENT) + ($quota > self::FEW ? 1 : 0);
             $this->isReturnable = true;
         }
 
         public function numbers(int $segment): array
         {
-            $first = $segment === 1 ? FEW : SEGMENT * \max($segment - 1, 0);
-            return [$first, \min($segment ? SEGMENT * $segment : FEW, $this->quota) - $first];
+            $first = $segment === 1 ? self::FEW : self::SEGMENT * \max($segment - 1, 0);
+            return [$first, \min($segment ? self::SEGMENT * $segment : self::FEW, $this->quota) - $first];
         }
 
         public function slot(string $name): int
@@ -317,7 +324,7 @@ if (!\function_exists('Limiter\guard')) {
         public function __construct(int $quota, int $window)
         {
             parent::__construct($quota, $window);
-            $this->name = "$quota-per-" . \intdiv($window, SECOND) . 's-fixed';
+            $this->name = "$quota-per-" . \intdiv($window, self::SECOND) . 's-fixed';
         }
 
         public function look(array $names, int $now): array
@@ -375,7 +382,7 @@ if (!\function_exists('Limiter\guard')) {
                 throw new Mistake('a burst limit of these numbers is too large for PHP');
             }
             parent::__construct($quota, \intdiv($period * $quota + $rate - 1, $rate));
-            $this->name = "$rate-per-" . \intdiv($period, SECOND) . "s-burst-$quota";
+            $this->name = "$rate-per-" . \intdiv($period, self::SECOND) . "s-burst-$quota";
         }
 
         public function look(array $names, int $now): array
@@ -425,12 +432,6 @@ if (!\function_exists('Limiter\guard')) {
 
     // The notation of limits: docs/limits.md.
 
-    \define('Limiter\UNITS', [
-        'second' => 1, 'seconds' => 1, 'sec' => 1, 's' => 1, 'minute' => 60, 'minutes' => 60, 'min' => 60,
-        'm' => 60, 'hour' => 3600, 'hours' => 3600, 'h' => 3600, 'day' => 86400, 'days' => 86400, 'd' => 86400,
-        'month' => 2592000, 'months' => 2592000, 'year' => 31104000, 'years' => 31104000,
-    ]);
-
     /** @return list<Limit> the limits that the text names, in its order. Throws Mistake. */
     function parse(string $text): array
     {
@@ -439,14 +440,16 @@ if (!\function_exists('Limiter\guard')) {
         foreach (\preg_split('/[;,|]/', $text) ?: [] as $part) {
             $pattern = '/\A[ \t]*(?:([a-z][a-z0-9-]{0,31})[ \t]*=[ \t]*)?([0-9]{1,15})[ \t]*(?:\/|per)[ \t]*'
                 . '([0-9]{1,15})?[ \t]*([a-z]++)[ \t]*(?:(fixed)|burst[ \t]*([0-9]{1,15}))?[ \t]*\z/i';
-            if (\preg_match($pattern, $part, $found, \PREG_UNMATCHED_AS_NULL) !== 1
-                || ($found[1] !== null && $found[1] !== \strtolower($found[1]))) {
+            if (
+                \preg_match($pattern, $part, $found, \PREG_UNMATCHED_AS_NULL) !== 1
+                || ($found[1] !== null && $found[1] !== \strtolower($found[1]))
+            ) {
                 throw $wrong("expected limits such as 10/second, found '$part'");
             }
-            $unit = UNITS[\strtolower($found[4])] ?? throw $wrong("expected a unit, found '$found[4]'");
+            $unit = Limit::UNITS[\strtolower($found[4])] ?? throw $wrong("expected a unit, found '$found[4]'");
             $count = (int) $found[2];
             $multiple = (int) ($found[3] ?? 1);
-            if ($multiple < 1 || $multiple > \intdiv(LONGEST, $unit)) {
+            if ($multiple < 1 || $multiple > \intdiv(Limit::LONGEST, $unit)) {
                 throw $wrong('expected a window from 1 second to 3660 days');
             }
             $window = $multiple * $unit;
@@ -456,21 +459,24 @@ if (!\function_exists('Limiter\guard')) {
             }
             if ($burst !== null && $count) {
                 // window * burst > LONGEST * count, without products that may not fit
-                if ($burst > \intdiv(LONGEST, $window) * (float) $count + (LONGEST % $window) * $count / $window) {
+                $longest = Limit::LONGEST;
+                if ($burst > \intdiv($longest, $window) * (float) $count + ($longest % $window) * $count / $window) {
                     throw $wrong('expected a bucket that fills within 3660 days');
                 }
-                $limit = new Burst($count, $window * SECOND, $burst);
+                $limit = new Burst($count, $window * Limit::SECOND, $burst);
             } elseif ($found[5] !== null && $count) {
-                $limit = new Fixed($count, $window * SECOND);
+                $limit = new Fixed($count, $window * Limit::SECOND);
             } elseif ($count <= 10000) {
-                $limit = new Sliding($count, $window * SECOND);
+                $limit = new Sliding($count, $window * Limit::SECOND);
             } else {
                 throw $wrong('expected a sliding limit of at most 10000 hits');
             }
             $limit->policy = $found[1] ?? '';
             foreach ($limits as $other) {
-                if ($other->directory(0) === $limit->directory(0)
-                    || ($limit->policy !== '' && $other->policy === $limit->policy)) {
+                if (
+                    $other->directory(0) === $limit->directory(0)
+                    || ($limit->policy !== '' && $other->policy === $limit->policy)
+                ) {
                     throw $wrong('expected a limit not yet given');
                 }
             }
@@ -480,9 +486,6 @@ if (!\function_exists('Limiter\guard')) {
     }
 
     // A hit: look at all limits, then claim what it needs of each, or deny it and write nothing.
-
-    \define('Limiter\ROUNDS', 1000);
-    \define('Limiter\LISTINGS', 4);
 
     /** What one look at one limit shows. */
     final class View
@@ -526,7 +529,7 @@ if (!\function_exists('Limiter\guard')) {
                     $this->free[] = [$directory, $name];
                 }
             }
-            return !$this->free || ($this->limit->window >= 60 * SECOND && $this->unknown() > 0);
+            return !$this->free || ($this->limit->window >= 60 * Limit::SECOND && $this->unknown() > 0);
         }
 
         /** How many hits may count in directories that were not looked at. */
@@ -552,9 +555,9 @@ if (!\function_exists('Limiter\guard')) {
             return [
                 'name' => $limit->label(),
                 'quota' => $limit->quota,
-                'window' => \intdiv($limit->window + SECOND - 1, SECOND),
+                'window' => \intdiv($limit->window + Limit::SECOND - 1, Limit::SECOND),
                 'remaining' => \max(0, $limit->quota - $this->used - $this->lost - $unknown - $cost),
-                'reset' => \max(0, $this->now + $reset - $now) / SECOND,
+                'reset' => \max(0, $this->now + $reset - $now) / Limit::SECOND,
             ];
         }
     }
@@ -562,6 +565,9 @@ if (!\function_exists('Limiter\guard')) {
     /** The looks and claims of one hit. */
     final class Attempt
     {
+        private const ROUNDS = 1000;
+        private const LISTINGS = 4;
+
         /** @var list<string> */
         public array $notes = [];
         public ?Decision $refused = null;
@@ -584,7 +590,7 @@ if (!\function_exists('Limiter\guard')) {
                     return $this->decision(false, \INF, $this->views(), 0, 0);
                 }
             }
-            for ($round = 0; $round < ROUNDS; $round++) {
+            for ($round = 0; $round < self::ROUNDS; $round++) {
                 try {
                     $views = [];
                     foreach ($this->limits as $limit) {
@@ -628,7 +634,7 @@ if (!\function_exists('Limiter\guard')) {
             foreach ($short as $view) {
                 $end = \max($end, $view->now + $view->next);
             }
-            return $this->decision(false, ($end - $now) / SECOND, $views, $now, 0);
+            return $this->decision(false, ($end - $now) / Limit::SECOND, $views, $now, 0);
         }
 
         /** List the segments until there is room or none is left. Missing ones are furnished. */
@@ -673,11 +679,14 @@ if (!\function_exists('Limiter\guard')) {
         {
             $limit = $view->limit;
             [$first, $number] = $limit->numbers($segment);
+            if (self::isWhole($limit, $found, $first, $number)) {
+                return $found; // nearly always
+            }
             $isSlot = static fn (string $name): bool => is_name($name)
                 && $limit->slot($name) >= $first && $limit->slot($name) < $first + $number;
             $listings = 0;
             $now = 0;
-            for ($round = 0; $round < ROUNDS; $round++) {
+            for ($round = 0; $round < self::ROUNDS; $round++) {
                 $slots = \array_values(\array_filter($found, $isSlot));
                 $numbers = \array_unique(\array_map($limit->slot(...), $slots));
                 $marks = \array_filter(
@@ -701,7 +710,7 @@ if (!\function_exists('Limiter\guard')) {
                     $this->settle($directory, $limit, $slots, $marks, $now);
                 } elseif (\count($slots) === $number && \count($numbers) === $number) {
                     return $slots;
-                } elseif ($listings === LISTINGS) {
+                } elseif ($listings === self::LISTINGS) {
                     $chosen = $this->oneEach($directory, $limit, $slots, $now);
                     if ($chosen) {
                         $view->lost += $number - \count($chosen);
@@ -718,6 +727,24 @@ if (!\function_exists('Limiter\guard')) {
             }
             $why = "This limit's directory has no slots (remove it: the next hit makes it anew)";
             throw new StoreError('ENOENT', $why, "$this->root/$directory");
+        }
+
+        /** Whether these are one name of each slot, and nothing else. @param list<string> $found */
+        private static function isWhole(Limit $limit, array $found, int $first, int $number): bool
+        {
+            $pattern = '/\A(?:[0-9]{10}\.[0-9]{6}[-~](?:0|[1-9][0-9]{0,17})\/)++\z/';
+            if (\count($found) !== $number || \preg_match($pattern, \implode('/', $found) . '/') !== 1) {
+                return false;
+            }
+            if (!$limit->isReturnable) {
+                return true; // the one slot, whose number is a count
+            }
+            $numbers = [];
+            foreach ($found as $name) {
+                $numbers[(int) \substr($name, 18)] = true;
+            }
+            $numbers = \array_keys($numbers);
+            return \count($numbers) === $number && \min($numbers) >= $first && \max($numbers) < $first + $number;
         }
 
         /** @param list<string> $names */
@@ -742,7 +769,7 @@ if (!\function_exists('Limiter\guard')) {
             $views = $this->views();
             foreach ($views as $view) {
                 $view->used = $view->limit->quota;
-                $view->next = \is_finite($wait) ? (int) ($wait * SECOND) : 0;
+                $view->next = \is_finite($wait) ? (int) ($wait * Limit::SECOND) : 0;
             }
             try {
                 $isNew = $this->count('1/minute', '.refusals')->allowed;
@@ -894,8 +921,10 @@ if (!\function_exists('Limiter\guard')) {
                     if (!$isThere || $this->rename($directory, $lowest, self::freed($limit, $lowest, $now))) {
                         done(\unlink("$path/$mark"), "$path/$mark");
                     }
-                } elseif (\count(\array_filter($slots, $isOld)) === \count($slots)
-                    && (!$numbers || $number < \min($numbers))) {
+                } elseif (
+                    \count(\array_filter($slots, $isOld)) === \count($slots)
+                    && (!$numbers || $number < \min($numbers))
+                ) {
                     foreach ([...$slots, $mark] as $name) {
                         done(\unlink("$path/$name"), "$path/$name");
                     }
@@ -1023,7 +1052,7 @@ if (!\function_exists('Limiter\guard')) {
                     if ($this->rename($directory, $new, $view->limit->released($old, clock()))) {
                         continue;
                     }
-                    for ($round = 0; $round < ROUNDS; $round++) {
+                    for ($round = 0; $round < self::ROUNDS; $round++) {
                         $names = \array_filter(entries("$this->root/$directory"), is_name(...));
                         $name = $names ? \max($names) : '';
                         $undone = $names ? $view->limit->returned($name, $new, clock()) : null;
@@ -1051,9 +1080,14 @@ if (!\function_exists('Limiter\guard')) {
         }
     }
 
+    function is_app(string $text): bool
+    {
+        return \preg_match('/\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z/', $text) === 1;
+    }
+
     function check_app(string $app): void
     {
-        if (\preg_match('/\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z/', $app) !== 1) {
+        if (!is_app($app)) {
             throw new Mistake("app_id '" . \addcslashes(\substr($app, 0, 200), "\0..\37\177..\377")
                 . "': expected 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or a digit");
         }
@@ -1073,9 +1107,6 @@ if (!\function_exists('Limiter\guard')) {
     ): Decision {
         check_app($app);
         $parsed = parse($limits);
-        if ($newcomers !== '') {
-            parse($newcomers);
-        }
         return Warnings::during(static fn () => (new Attempt($root, $parsed, $app, $newcomers))->hit());
     }
 
@@ -1109,14 +1140,333 @@ if (!\function_exists('Limiter\guard')) {
 
     // A request.
 
-    \define('Limiter\UNSUPPORTED', [
-        'NODES' => '1', 'RULES' => '', 'TRUSTED_PROXIES' => '', 'IPV6_PREFIX' => '64', 'HEADERS' => 'draft',
-        'PROBLEM' => '0', 'JITTER' => '0', 'LOG' => 'stderr', 'LOG_LEVEL' => 'error', 'LOG_SAMPLE' => '1',
-        'MAIL_TO' => '', 'MAIL_FROM' => '', 'SMTP' => '',
-    ]);
-    \define('Limiter\REASONS', [
-        400 => 'Bad Request', 401 => 'Unauthorized', 429 => 'Too Many Requests', 500 => 'Internal Server Error',
-    ]);
+    /** The answer to a request. Only its header fields matter if it is admitted: the status is 200. */
+    final class Answer
+    {
+        /** @param list<array{string, string}> $fields the names and values of header fields */
+        public function __construct(
+            public readonly int $status,
+            public readonly array $fields,
+            public readonly string $body,
+            public readonly ?Decision $decision,
+        ) {
+        }
+    }
+
+    /** A request, by its CGI variables. The settings are among them, or in the environment. */
+    final class Request
+    {
+        private const UNSUPPORTED = [
+            'NODES' => '1', 'RULES' => '', 'TRUSTED_PROXIES' => '', 'IPV6_PREFIX' => '64', 'HEADERS' => 'draft',
+            'PROBLEM' => '0', 'JITTER' => '0', 'LOG' => 'stderr', 'LOG_LEVEL' => 'error', 'LOG_SAMPLE' => '1',
+            'MAIL_TO' => '', 'MAIL_FROM' => '', 'SMTP' => '',
+        ];
+        private const ADVICE = ' (put the guard or the map in front)';
+        private const WRAPPING = [
+            "\0\0\0\0\0\0\0\0\0\0\xff\xff", "\0\x64\xff\x9b\0\0\0\0\0\0\0\0",
+        ];
+        private const REASONS = [401 => 'Unauthorized', 429 => 'Too Many Requests', 500 => 'Internal Server Error'];
+
+        /** @param array<string, mixed> $variables those of $_SERVER */
+        public function __construct(private readonly array $variables)
+        {
+        }
+
+        public function answer(): Answer
+        {
+            try {
+                [$status, $decision] = $this->judge();
+            } catch (\Throwable $error) {
+                self::log($error->getMessage());
+                $admits = $this->setting('ON_ERROR', 'deny') === 'admit' && $error instanceof StoreError;
+                $status = $admits || $this->setting('MODE', 'enforce') === 'shadow' ? 200 : 500;
+                $decision = null;
+            }
+            foreach ($decision->notes ?? [] as $note) {
+                self::log($note);
+            }
+            return $this->answered($status, $decision);
+        }
+
+        private static function log(string $text): void
+        {
+            \error_log('limiter: ' . \addcslashes(\substr($text, 0, 2000), "\0..\37\177..\377"));
+        }
+
+        private function answered(int $status, ?Decision $decision): Answer
+        {
+            $fields = [];
+            if ($decision) {
+                $seconds = static fn (float $time): int => \max(1, (int) \ceil($time));
+                $policies = $standings = [];
+                foreach ($decision->quotas as $it) {
+                    $policies[] = "\"{$it['name']}\";q={$it['quota']};w={$it['window']}";
+                    $standings[] = "\"{$it['name']}\";r={$it['remaining']};t={$seconds($it['reset'])}";
+                }
+                $fields[] = ['RateLimit-Policy', \implode(', ', $policies)];
+                $fields[] = ['RateLimit', \implode(', ', $standings)];
+                if ($status === 429) {
+                    $longest = \max(\array_column($decision->quotas, 'window'));
+                    $isEver = \is_finite($decision->retryAfter);
+                    $fields[] = ['Retry-After', (string) ($isEver ? $seconds($decision->retryAfter) : $longest)];
+                }
+            }
+            if ($status === 200) {
+                return new Answer($status, $fields, '', $decision);
+            }
+            if ($status === 401) {
+                $fields[] = ['WWW-Authenticate', 'AppId realm="limiter"'];
+            }
+            $fields[] = ['Content-Type', 'application/json; charset=utf-8'];
+            $fields[] = ['Cache-Control', 'no-store'];
+            $body = '{"message": "' . self::REASONS[$status] . '"}';
+            $isHead = ($this->variables['REQUEST_METHOD'] ?? '') === 'HEAD';
+            return new Answer($status, $fields, $isHead ? '' : $body, $decision);
+        }
+
+        /** A variable as Apache's SetEnv has set it. An Action for PHP renames it. */
+        private function variable(string $name): ?string
+        {
+            $value = $this->variables[$name] ?? $this->variables["REDIRECT_$name"] ?? \getenv($name);
+            return \is_string($value) ? $value : null;
+        }
+
+        private function setting(string $name, string $default): string
+        {
+            $value = $this->variable("LIMITER_$name"); // a header of a client would be HTTP_LIMITER_...
+            return $value === null || $value === '' ? $default : $value;
+        }
+
+        /** @return array{int, ?Decision} the status, and the decision if a hit was counted or denied */
+        private function judge(): array
+        {
+            foreach (self::UNSUPPORTED as $name => $default) {
+                if ($this->setting($name, $default) !== $default) {
+                    throw new Mistake("LIMITER_$name: PHP's client does not know this setting" . self::ADVICE);
+                }
+            }
+            $mode = $this->setting('MODE', 'enforce');
+            $onError = $this->setting('ON_ERROR', 'deny');
+            if (!\in_array($mode, ['enforce', 'shadow', 'off'], true)) {
+                throw new Mistake("LIMITER_MODE='$mode': expected 'enforce' or 'shadow' or 'off'");
+            }
+            if ($onError !== 'deny' && $onError !== 'admit') {
+                throw new Mistake("LIMITER_ON_ERROR='$onError': expected 'deny' or 'admit'");
+            }
+            if ($mode === 'off') {
+                return [200, null];
+            }
+            $app = $this->appId($this->setting('KEY', 'app_id'));
+            [$status, $decision] = $app === null ? [401, null] : $this->decide($app);
+            if ($mode === 'enforce') {
+                return [$status, $decision];
+            }
+            if ($status !== 200) {
+                self::log("shadow: a request would have got $status " . self::REASONS[$status]);
+            }
+            return [200, null];
+        }
+
+        /** @return array{int, ?Decision} */
+        private function decide(string $app): array
+        {
+            $roots = \explode(':', $this->setting('ROOT', ''));
+            foreach ($roots as $root) {
+                if (!\str_starts_with($root, '/')) {
+                    $why = "expected an absolute path (PHP's client has no default store)";
+                    throw new Mistake("LIMITER_ROOT='$root': $why");
+                }
+            }
+            if (\count($roots) > 1) {
+                $score = static fn (string $root): string => \hash('sha256', "$root\0$app");
+                \usort($roots, static fn (string $one, string $other): int => \strcmp($score($other), $score($one)));
+            }
+            $limits = $this->setting('LIMIT', '10/second');
+            $newcomers = $this->setting('NEWCOMERS', '20/second burst 1000');
+            $newcomers = $newcomers === 'unlimited' ? '' : $newcomers;
+            $register = $this->setting('APPS', '');
+            if ($register !== '') {
+                [$own, $limits] = Warnings::during(fn () => $this->lookUp($register, $app)) ?? [false, null];
+                if ($limits === null) {
+                    return [401, null];
+                }
+                if ($limits === 'unlimited') {
+                    return [200, null];
+                }
+                $newcomers = $own ? '' : $newcomers;
+            }
+            if ($this->isCounted($register, $limits, $app)) {
+                return [200, null];
+            }
+            $decision = hit($roots[0], $limits, $app, $newcomers);
+            return [$decision->allowed ? 200 : 429, $decision];
+        }
+
+        /** Whether the map in front of this page has counted the same: see limiter/request/one_hit.py. */
+        private function isCounted(string $register, string $limits, string $app): bool
+        {
+            $counted = $this->setting('COUNTED', '');
+            if ($counted === '') {
+                return false;
+            }
+            $names = \array_map(static fn (Limit $it): string => $it->directory(0), parse($limits));
+            $names = $register === '' ? \implode(';', $names) : '';
+            $own = [$this->setting('ROOT', ''), $register, $names, '1', $this->setting('MODE', 'enforce'), '', $app];
+            return \substr(\hash('sha256', \implode("\n", $own)), 0, 16) === $counted;
+        }
+
+        /** @return array{bool, string}|null whether the register names this client, and its limits */
+        private function lookUp(string $register, string $app): ?array
+        {
+            if ($register[0] !== '/') {
+                throw new Mistake("LIMITER_APPS='$register': expected an absolute path");
+            }
+            foreach ([$app, '.default'] as $name) {
+                $text = \readlink("$register/$name");
+                if (done($text !== false, "$register/$name")) {
+                    if ($name !== $app && \str_contains($text, '@')) {
+                        // The networks of the register, which are for addresses alone.
+                        if ($this->setting('KEY', '') === 'env:REMOTE_ADDR') {
+                            $why = "PHP's client does not know networks" . self::ADVICE;
+                            throw new Mistake("LIMITER_APPS='$register': $why");
+                        }
+                        $text = \explode('@', $text)[0];
+                    }
+                    return $text === '' ? null : [$name === $app, $text];
+                }
+            }
+            \clearstatcache();
+            if (!done(\stat("$register/.") !== false, $register)) {
+                $why = 'The register does not exist (make it, or correct LIMITER_APPS)';
+                throw new StoreError('ENOENT', $why, $register);
+            }
+            return null;
+        }
+
+        /** The app_id of this request, as the key says: docs/who-asks.md. Null: 401. */
+        public function appId(string $key): ?string
+        {
+            [$kind, $name] = \str_contains($key, ':') ? \explode(':', $key, 2) : ['', $key];
+            $pattern = ['' => '[A-Za-z0-9._-]*[A-Za-z0-9][A-Za-z0-9._-]*', 'header' => '-*[A-Za-z0-9][A-Za-z0-9-]*',
+                'env' => '_*[A-Za-z0-9][A-Za-z0-9_]*'][$kind] ?? '(?!)';
+            if (\preg_match("/\A$pattern\z/", $name) !== 1) {
+                throw new Mistake("LIMITER_KEY='$key': expected a parameter's name, header:NAME or env:NAME");
+            }
+            return $kind === '' ? $this->parameter($name) : $this->identity($kind, $name);
+        }
+
+        /** The one value of the parameter, in whatever spelling. */
+        private function parameter(string $key): ?string
+        {
+            $folded = \str_replace('.', '_', \strtolower($key));
+            $like = \ltrim($folded, '_');
+            $query = $this->variables['QUERY_STRING'] ?? '';
+            $found = [];
+            foreach (\explode('&', \str_replace(';', ';&;', \is_string($query) ? $query : '')) as $pair) {
+                [$name, $value] = [...\explode('=', $pair, 2), ''];
+                if (\strtolower($name) === $folded || self::resembles($name, $like)) {
+                    $found[] = [$name, $value];
+                }
+            }
+            if (\count($found) !== 1 || \rawurldecode($found[0][0]) !== $key) {
+                return null;
+            }
+            $app = \rawurldecode($found[0][1]);
+            return is_app($app) ? $app : null;
+        }
+
+        /** Whether some application may treat this name as the parameter's: see limiter/request/key.py. */
+        private static function resembles(string $name, string $like): bool
+        {
+            $plain = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-';
+            if (\strlen($name) < \strlen($like) || \strspn($name, $plain) === \strlen($name)) {
+                return false;
+            }
+            $name = \strtolower(\rawurldecode(\str_replace('%u00', '%', $name)));
+            $odd = '';
+            foreach (\str_split($name) as $byte) {
+                $odd .= \str_contains($plain, $byte) ? '' : $byte;
+            }
+            $name = \substr($name, \strspn($name, $odd . '_'));
+            $alike = $odd === '' ? $name : \strtr($name, $odd, \str_repeat('_', \strlen($odd)));
+            $after = \substr($name, \strlen($like), 1);
+            return \str_starts_with($alike, $like) && ($after === '' || \str_contains($odd, $after));
+        }
+
+        /** The app_id made from a header or a variable: see limiter/request/identity.py. */
+        private function identity(string $kind, string $name): ?string
+        {
+            $header = \strtoupper(\strtr($name, '-', '_'));
+            $isBare = \in_array($header, ['CONTENT_TYPE', 'CONTENT_LENGTH'], true);
+            $variable = $kind === 'env' ? $name : ($isBare ? $header : "HTTP_$header");
+            $value = $this->variable($variable);
+            $ofRequest = '/\A(?:REDIRECT_)*(?:HTTP_.*|SSL_CLIENT_.*|AUTH_TYPE|CONTENT_LENGTH|CONTENT_TYPE|PATH_INFO'
+                . '|PATH_TRANSLATED|QUERY_STRING|REMOTE_HOST|REMOTE_IDENT|REMOTE_USER)\z/s';
+            if ($value === null && \preg_match($ofRequest, $variable) !== 1) {
+                throw new Mistake("LIMITER_KEY='$kind:$name': the server does not set this variable (correct its name;"
+                    . ' if only some requests have it, set it empty for the others)');
+            }
+            $value = \trim($value ?? '', " \t");
+            if ($variable === 'REMOTE_ADDR') {
+                if (\in_array($value, ['', 'localhost'], true) || \str_starts_with($value, 'unix:')) {
+                    throw new Mistake("LIMITER_KEY='$kind:$name': the server is behind a unix socket,"
+                        . ' so REMOTE_ADDR is no address' . self::ADVICE);
+                }
+            } elseif ($kind === 'header' && \str_contains($value, ',')) {
+                return null; // a server joins the values of a header that was sent twice
+            } elseif ($variable === 'HTTP_AUTHORIZATION') {
+                $value = self::credentials($value);
+            }
+            return self::identify($value);
+        }
+
+        private static function identify(string $value): ?string
+        {
+            $value = \trim($value, " \t");
+            if ($value === '') {
+                return null;
+            }
+            if (is_app($value) && !\str_starts_with($value, 'sha256-')) {
+                return $value;
+            }
+            $isAddress = \filter_var($value, \FILTER_VALIDATE_IP, \FILTER_FLAG_IPV6) !== false;
+            $address = $isAddress ? (string) \inet_pton($value) : '';
+            if (\in_array(\substr($address, 0, 12), self::WRAPPING, true)) {
+                return (string) \inet_ntop(\substr($address, 12)); // an IPv4 address that is wrapped
+            }
+            $value = $isAddress ? \inet_ntop(\substr($address, 0, 8) . \str_repeat("\0", 8)) . '/64' : $value;
+            return 'sha256-' . \substr(\hash('sha256', $value), 0, 56);
+        }
+
+        /** What the credentials of an Authorization field count as; '': nothing. See limiter/request/credentials.py. */
+        private static function credentials(string $value): string
+        {
+            $words = \preg_split('/[ \t\n\r\f\v]+/', $value, 2, \PREG_SPLIT_NO_EMPTY) ?: [];
+            [$scheme, $rest] = \count($words) === 2 ? $words : ['', $words[0] ?? ''];
+            $name = \strtolower($scheme ?: $rest);
+            if ($scheme === '' && \in_array($name, ['basic', 'bearer', 'negotiate', 'digest'], true)) {
+                return '';
+            }
+            if ($name === 'basic') {
+                $login = (string) \base64_decode($rest, true);
+                $isCanonical = \base64_encode($login) === $rest && \preg_match('/[\0-\x1f\x7f]/', $login) !== 1;
+                return $isCanonical && \str_contains($login, ':') ? \trim(\explode(':', $login)[0], ' ') : '';
+            }
+            $token = \rtrim($rest, '=');
+            if (\preg_match('/\A[A-Za-z0-9._~+\/-]+\z/', $token) !== 1) {
+                return $scheme === '' ? $rest : ''; // a key alone: applications compare it as it is
+            }
+            if (\str_starts_with($token, 'eyJ') && \str_contains($token, '.')) {
+                foreach (\explode('.', $token) as $part) {
+                    $decoded = \base64_decode(\strtr($part, '-_', '+/'));
+                    if (\strtr(\rtrim(\base64_encode($decoded), '='), '+/', '-_') !== $part) {
+                        return '';
+                    }
+                }
+            }
+            return $scheme === '' ? $token : \ucfirst(\strtolower($scheme)) . " $token";
+        }
+    }
 
     /**
      * Returns if the hit is admitted, with the RateLimit header fields set. Otherwise answers 401, 429 or 500,
@@ -1124,182 +1474,15 @@ if (!\function_exists('Limiter\guard')) {
      */
     function guard(): ?Decision
     {
-        $status = 200;
-        $decision = null;
-        try {
-            [$status, $decision] = judge();
-        } catch (\Throwable $error) {
-            \error_log('limiter: ' . \addcslashes(\substr($error->getMessage(), 0, 2000), "\0..\37\177..\377"));
-            $status = 500;
-            $admits = setting('ON_ERROR', 'deny') === 'admit' && $error instanceof StoreError;
-            if ($admits || setting('MODE', 'enforce') === 'shadow') {
-                return null;
-            }
+        $answer = (new Request($_SERVER))->answer();
+        foreach ($answer->fields as [$name, $value]) {
+            \header("$name: $value");
         }
-        foreach ($decision->notes ?? [] as $note) {
-            \error_log("limiter: $note");
+        if ($answer->status === 200) {
+            return $answer->decision;
         }
-        if ($decision) {
-            $seconds = static fn (float $time): int => \max(1, (int) \ceil($time));
-            $policies = $standings = [];
-            foreach ($decision->quotas as $it) {
-                $policies[] = "\"{$it['name']}\";q={$it['quota']};w={$it['window']}";
-                $standings[] = "\"{$it['name']}\";r={$it['remaining']};t={$seconds($it['reset'])}";
-            }
-            \header('RateLimit-Policy: ' . \implode(', ', $policies));
-            \header('RateLimit: ' . \implode(', ', $standings));
-            if ($status === 429) {
-                $longest = \max(\array_column($decision->quotas, 'window'));
-                $retry = \is_finite($decision->retryAfter) ? $seconds($decision->retryAfter) : $longest;
-                \header("Retry-After: $retry");
-            }
-        }
-        if ($status === 200) {
-            return $decision;
-        }
-        \http_response_code($status);
-        if ($status === 401) {
-            \header('WWW-Authenticate: AppId realm="limiter"');
-        }
-        \header('Content-Type: application/json; charset=utf-8');
-        \header('Cache-Control: no-store');
-        if (($_SERVER['REQUEST_METHOD'] ?? '') !== 'HEAD') {
-            echo '{"message": "' . REASONS[$status] . '"}';
-        }
+        \http_response_code($answer->status);
+        echo $answer->body;
         exit;
-    }
-
-    function setting(string $name, string $default): string
-    {
-        // Apache's SetEnv, which an Action for PHP renames. A header of a client would be HTTP_LIMITER_...
-        $value = $_SERVER["LIMITER_$name"] ?? $_SERVER["REDIRECT_LIMITER_$name"] ?? \getenv("LIMITER_$name");
-        return \is_string($value) && $value !== '' ? $value : $default;
-    }
-
-    /** @return array{int, ?Decision} the status, and the decision if a hit was counted or denied */
-    function judge(): array
-    {
-        foreach (UNSUPPORTED as $name => $default) {
-            if (setting($name, $default) !== $default) {
-                throw new Mistake("LIMITER_$name: PHP's client does not know this setting (put the guard or the map in front)");
-            }
-        }
-        $mode = setting('MODE', 'enforce');
-        $onError = setting('ON_ERROR', 'deny');
-        if (!\in_array($mode, ['enforce', 'shadow', 'off'], true)) {
-            throw new Mistake("LIMITER_MODE='$mode': expected 'enforce' or 'shadow' or 'off'");
-        }
-        if ($onError !== 'deny' && $onError !== 'admit') {
-            throw new Mistake("LIMITER_ON_ERROR='$onError': expected 'deny' or 'admit'");
-        }
-        if ($mode === 'off') {
-            return [200, null];
-        }
-        $app = app_id(setting('KEY', 'app_id'));
-        [$status, $decision] = $app === null ? [401, null] : decide($app);
-        if ($mode === 'enforce' || $status === 200) {
-            return [$status, $mode === 'enforce' ? $decision : null];
-        }
-        \error_log("limiter: shadow: a request would have got $status " . REASONS[$status]);
-        return [200, null];
-    }
-
-    /** @return array{int, ?Decision} */
-    function decide(string $app): array
-    {
-        $roots = \explode(':', setting('ROOT', ''));
-        foreach ($roots as $root) {
-            if (!\str_starts_with($root, '/')) {
-                throw new Mistake("LIMITER_ROOT='$root': expected an absolute path (PHP's client has no default store)");
-            }
-        }
-        $score = static fn (string $root): string => \hash('sha256', "$root\0$app");
-        \usort($roots, static fn (string $one, string $other): int => \strcmp($score($other), $score($one)));
-        $limits = setting('LIMIT', '10/second');
-        $newcomers = setting('NEWCOMERS', '20/second burst 1000');
-        $newcomers = $newcomers === 'unlimited' ? '' : $newcomers;
-        $register = setting('APPS', '');
-        if ($register !== '') {
-            [$own, $limits] = Warnings::during(static fn () => look_up($register, $app)) ?? [false, null];
-            if ($limits === null) {
-                return [401, null];
-            }
-            if ($limits === 'unlimited') {
-                return [200, null];
-            }
-            $newcomers = $own ? '' : $newcomers;
-        }
-        $counted = setting('COUNTED', '');
-        if ($counted !== '') {
-            // The map in front of this page has counted something. See limiter/request/one_hit.py.
-            $names = \array_map(static fn (Limit $it): string => $it->directory(0), parse($limits));
-            $own = [setting('ROOT', ''), $register, $register === '' ? \implode(';', $names) : '', '1', setting('MODE', 'enforce'), '', $app];
-            if (\substr(\hash('sha256', \implode("\n", $own)), 0, 16) === $counted) {
-                return [200, null];
-            }
-        }
-        $decision = hit($roots[0], $limits, $app, $newcomers);
-        return [$decision->allowed ? 200 : 429, $decision];
-    }
-
-    /** @return array{bool, string}|null whether the register names this client, and its limits */
-    function look_up(string $register, string $app): ?array
-    {
-        if ($register[0] !== '/') {
-            throw new Mistake("LIMITER_APPS='$register': expected an absolute path");
-        }
-        foreach ([$app, '.default'] as $name) {
-            $text = \readlink("$register/$name");
-            if (done($text !== false, "$register/$name")) {
-                // Behind an "@" are the networks of the register, which are for addresses alone.
-                $text = $name === $app ? $text : \explode('@', $text)[0];
-                return $text === '' ? null : [$name === $app, $text];
-            }
-        }
-        \clearstatcache();
-        if (!done(\stat("$register/.") !== false, $register)) {
-            throw new StoreError('ENOENT', 'The register does not exist (make it, or correct LIMITER_APPS)', $register);
-        }
-        return null;
-    }
-
-    /** The app_id of this request: the one value of the parameter, in whatever spelling. Null: 401. */
-    function app_id(string $key): ?string
-    {
-        if (\preg_match('/\A[A-Za-z0-9._-]*[A-Za-z0-9][A-Za-z0-9._-]*\z/', $key) !== 1) {
-            throw new Mistake("LIMITER_KEY='$key': PHP's client knows parameters alone (put the guard or the map in front)");
-        }
-        $folded = \str_replace('.', '_', \strtolower($key));
-        $like = \ltrim($folded, '_');
-        $found = [];
-        foreach (\explode('&', \str_replace(';', ';&;', $_SERVER['QUERY_STRING'] ?? '')) as $pair) {
-            [$name, $value] = [...\explode('=', $pair, 2), ''];
-            if (\strtolower($name) === $folded || resembles($name, $like)) {
-                $found[] = [$name, $value];
-            }
-        }
-        if (\count($found) !== 1 || \rawurldecode($found[0][0]) !== $key) {
-            return null;
-        }
-        $app = \rawurldecode($found[0][1]);
-        return \preg_match('/\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z/', $app) === 1 ? $app : null;
-    }
-
-    /** Whether some application may treat this name as the parameter's: see limiter/request/key.py. */
-    function resembles(string $name, string $like): bool
-    {
-        $plain = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-';
-        if (\strlen($name) < \strlen($like) || \strspn($name, $plain) === \strlen($name)) {
-            return false;
-        }
-        $name = \strtolower(\rawurldecode(\str_replace('%u00', '%', $name)));
-        $odd = '';
-        foreach (\str_split($name) as $byte) {
-            $odd .= \str_contains($plain, $byte) ? '' : $byte;
-        }
-        $name = \substr($name, \strspn($name, $odd . '_'));
-        $alike = $odd === '' ? $name : \strtr($name, $odd, \str_repeat('_', \strlen($odd)));
-        $after = \substr($name, \strlen($like), 1);
-        return \str_starts_with($alike, $like) && ($after === '' || \str_contains($odd, $after));
     }
 }

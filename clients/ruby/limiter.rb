@@ -58,8 +58,8 @@ module Limiter
     end
 
     # Whether the call in the block has succeeded. False: what it was for is gone.
-    def done(path)
-      call(path) { yield }
+    def done(path, &block)
+      call(path, &block)
       true
     rescue StoreError => e
       raise unless GONE.include?(e.symbol)
@@ -112,7 +112,7 @@ module Limiter
 
     def stamp(time)
       digits = time.to_s.rjust(16, '0')
-      "#{digits[0, 10]}.#{digits[10..-1]}"
+      "#{digits[0, 10]}.#{digits[10..]}"
     end
 
     def time(name)
@@ -120,7 +120,7 @@ module Limiter
     end
 
     def number(name)
-      name[18..-1].to_i
+      name[18..].to_i
     end
 
     def make(time, provisional, number)
@@ -356,15 +356,15 @@ module Limiter
       limits
     end
 
-    def limit_of(part)
+    def limit_of(part, &block)
       found = PART.match(part) || yield("expected limits such as 10/second, found '#{part}'")
       policy, count, multiple, unit, fixed, burst = found.captures
       seconds = UNITS[unit.downcase] || yield("expected a unit, found '#{unit}'")
       count = count.to_i
       window = (multiple || 1).to_i * seconds
       yield('expected a window from 1 second to 3660 days') unless (1..LONGEST).cover?(window)
-      yield('expected a capacity of at least 1') if burst && burst.to_i.zero?
-      limit = kind_of(count, window, fixed, burst) { |why| yield(why) }
+      yield('expected a capacity of at least 1') if burst&.to_i&.zero?
+      limit = kind_of(count, window, fixed, burst, &block)
       limit.policy = policy || ''
       limit
     end
@@ -456,7 +456,7 @@ module Limiter
       listings = now = 0
       ROUNDS.times do
         slots = found.select { |it| slot?(it) }
-        marks = found.select { |it| it.start_with?('.gone-') && slot?(it[6..-1]) }
+        marks = found.select { |it| it.start_with?('.gone-') && slot?(it[6..]) }
         seen = slots.map { |it| @limit.slot(it) }.uniq.size
         if found.empty?
           fresh = fresh_names(numbers)
@@ -558,7 +558,7 @@ module Limiter
     # End a sweep whose sweeper may have died.
     def settle(slots, marks, now)
       marks.each do |mark|
-        lowest = mark[6..-1]
+        lowest = mark[6..]
         number = @limit.slot(lowest)
         if slots.any? { |name| @limit.slot(name) == number }
           unlink(mark) if !slots.include?(lowest) || rename(lowest, @limit.freed(lowest, now))
@@ -846,7 +846,7 @@ module Limiter
     end
 
     def body(status)
-      %({"message": "#{REASONS[status]}"})
+      @environ['REQUEST_METHOD'] == 'HEAD' ? '' : %({"message": "#{REASONS[status]}"})
     end
 
     # The one value of the parameter, in whatever spelling. Nil: 401.
@@ -1036,8 +1036,7 @@ module Limiter
       $stdout.write(lines)
       return decision
     end
-    body = environ['REQUEST_METHOD'] == 'HEAD' ? '' : request.body(status)
-    $stdout.write("Status: #{status} #{Request::REASONS[status]}\n#{lines}\n#{body}")
+    $stdout.write("Status: #{status} #{Request::REASONS[status]}\n#{lines}\n#{request.body(status)}")
     # Under mod_cgid the answer may be lost while a body is unread.
     64.times { break unless environ['CONTENT_LENGTH'].to_i.positive? && $stdin.read(65_536) }
     exit

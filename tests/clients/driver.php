@@ -16,8 +16,8 @@ function answer(array $it): mixed
         case 'returned':
             return $limit->returned($it['name'], $it['claim'], $it['now']);
         case 'app_id':
-            $_SERVER['QUERY_STRING'] = base64_decode($it['query']);
-            return Limiter\app_id($it['key']);
+            $variables = array_map(base64_decode(...), $it['variables']);
+            return (new Limiter\Request($variables))->appId($it['key']);
         case 'hit':
             return Limiter\hit($it['root'], $it['limits'], $it['app'], $it['newcomers'])->allowed;
         case 'flood':

@@ -23,8 +23,8 @@ sub answer {
     return Limiter::taken($limit, @$it{qw(name now provisional)}) if $do eq 'taken';
     return Limiter::returned($limit, @$it{qw(name claim now)}) if $do eq 'returned';
     if ($do eq 'app_id') {
-        local $ENV{QUERY_STRING} = MIME::Base64::decode($it->{query});
-        return Limiter::app_id($it->{key});
+        my %variables = map { $_ => MIME::Base64::decode($it->{variables}{$_}) } keys %{ $it->{variables} };
+        return Limiter::app_id(\%variables, $it->{key});
     }
     my @hit = @$it{qw(root limits app)};
     return Limiter::hit(@hit, $it->{newcomers})->{allowed} ? $true : $false if $do eq 'hit';

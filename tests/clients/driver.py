@@ -40,7 +40,10 @@ def answer(it: dict[str, Any]) -> Any:
     if it["do"] == "parse":
         return [[limit.name, limit.window] for limit in parse(it["text"])]
     if it["do"] == "app_id":
-        return Key(it["key"]).find(lambda _: None, base64.b64decode(it["query"]))
+        variables = {name: base64.b64decode(value) for name, value in it["variables"].items()}
+        return Key(it["key"]).find(
+            lambda name: variables.get(name.decode()), variables.get("QUERY_STRING", b"")
+        )
     return _arithmetic(it) if "limit" in it else _hits(it)
 
 

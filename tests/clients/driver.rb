@@ -27,7 +27,7 @@ end
 def answer(it)
   case it['do']
   when 'parse' then Limiter::Notation.parse(it['text']).map { |limit| [limit.directory(0), limit.window] }
-  when 'app_id' then Limiter::Request.new('QUERY_STRING' => it['query'].unpack1('m')).app_id(it['key'])
+  when 'app_id' then Limiter::Request.new(it['variables'].transform_values { |value| value.unpack1('m') }).app_id(it['key'])
   when 'hit' then Limiter.hit(it['root'], it['limits'], it['app'], it['newcomers']).allowed
   when 'flood' then flood(it)
   else arithmetic(it)

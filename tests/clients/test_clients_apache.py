@@ -114,7 +114,7 @@ def location(*settings: str, path: str = "/page") -> str:
     [
         ("NODES", "2", 500, "LIMITER_NODES: {}'s client does not know this setting"),
         ("RULES", "/etc/rules", 500, "LIMITER_RULES: {}'s client does not know"),
-        ("KEY", "header:X-Key", 500, "LIMITER_KEY='header:X-Key': {}'s client knows parameters alone"),
+        ("KEY", "cookie:key", 500, "LIMITER_KEY='cookie:key': "),
         ("LIMIT", "many", 500, "limit 'many': expected limits such as 10/second"),
         ("MODE", "on", 500, "LIMITER_MODE='on'"),
         ("MODE", "off", 200, ""),

@@ -116,6 +116,104 @@ QUERIES = (
         "app_id=a&&&app_id",
     ),
 )
+KEYS = (
+    *(
+        "header:X-Key",
+        "header:authorization",
+        "header:Content-Type",
+        "env:REMOTE_USER",
+        "env:REMOTE_ADDR",
+    ),
+    *("env:MY_NAME", "header:", "header:X_Key", "env:A-B", "cookie:a", "env:", "a:b", "header:a:b"),
+)
+VARIABLES = (
+    *("HTTP_X_KEY", "HTTP_AUTHORIZATION", "CONTENT_TYPE", "REMOTE_USER", "REMOTE_ADDR", "MY_NAME"),
+)
+VALUES = (
+    *(
+        b"",
+        b" \t ",
+        b"acme",
+        b"\t Acme ",
+        b"a" * 64,
+        b"a" * 65,
+        b"a b",
+        b"../acme",
+        b"acme\n",
+        b"\xff\x00",
+    ),
+    *(b"a,b", b"a;b", b"sha256-x", b"SHA256-x", b"192.0.2.1", b"::ffff:192.0.2.1", b"::FFFF:c000:201"),
+    *(
+        b"::192.0.2.1",
+        b" 2001:DB8::1 ",
+        b"2001:db8::192.0.2.1",
+        b"2001:db8:0:1::1",
+        b"64:ff9b::192.0.2.1",
+    ),
+    *(
+        b"64:ff9b:0:0:1::192.0.2.1",
+        b"64:ff9b:1::192.0.2.1",
+        b"fe80::1%eth0",
+        b"[2001:db8::1]",
+        b"1:2",
+        b":",
+    ),
+    *(
+        b"::",
+        b"2001:db8::1\x00",
+        b"2001:db8::/64",
+        b"localhost",
+        b"unix:",
+        b"unix:/socket",
+        b"1.2.3",
+        b"1.2.3.04",
+    ),
+    *(
+        b"Basic",
+        b"basic",
+        b"Bearer",
+        b"bearer ",
+        b"Digest",
+        b"Basic YTpi",
+        b"basic  YTpi",
+        b"Basic YTpi=",
+        b"Basic Og==",
+    ),
+    *(
+        b"Basic YTpj",
+        b"Basic YQ==",
+        b"Basic YWI6YzpkCg==",
+        b"Basic IGEgOmI=",
+        b"Basic YTpi YTpi",
+        b"Basic YTpiZR==",
+    ),
+    *(
+        b"Bearer abc",
+        b"bearer abc==",
+        b"Bearer a b",
+        b"Bearer a=b",
+        b"Bearer eyJh.eyJi.YWJj",
+        b"Bearer eyJh.eyJi.YWJk",
+    ),
+    *(
+        b"Bearer eyJh.eyJi.YWJj=",
+        b"Bearer eyJh.e.YWJj",
+        b"Bearer eyJh.YR.YWJj",
+        b"Bearer eyJh",
+        b"Bearer eyJh.a+b/",
+    ),
+    *(
+        b"Digest a=b",
+        b"key-1",
+        b"key 1",
+        b"key!",
+        b"key=",
+        b"=",
+        b"a\x0bb",
+        b"token\fabc",
+        b"Bearer \xe9",
+    ),
+)
 KINDS = (
     "3/second",
     "20/minute",
@@ -136,14 +234,28 @@ def answers() -> Iterator[dict[str, Any]]:
         else:
             yield {"do": "parse", "text": text, "is": limits}
     for query in QUERIES:
-        raw = query.encode("latin-1")
-        found = Key("app_id").find(lambda _: None, raw)
-        yield {"do": "app_id", "key": "app_id", "query": base64.b64encode(raw).decode(), "is": found}
+        yield _who("app_id", {"QUERY_STRING": query.encode("latin-1")})
+    for key in KEYS:
+        yield _who(key, {})
+        for value in VALUES:
+            yield _who(key, dict.fromkeys(VARIABLES, value))
     dice = random.Random(20171213)
     for text in KINDS:
         (limit,) = parse(text)
         for _ in range(60):
             yield from _of(limit, text, dice)
+
+
+def _who(key: str, variables: dict[str, bytes]) -> dict[str, Any]:
+    coded = {name: base64.b64encode(value).decode() for name, value in variables.items()}
+    it = {"do": "app_id", "key": key, "variables": coded}
+    try:
+        found = Key(key).find(
+            lambda name: variables.get(name.decode()), variables.get("QUERY_STRING", b"")
+        )
+    except ValueError:
+        return {**it, "mistake": True}
+    return {**it, "is": found}
 
 
 def _of(limit: Limit, text: str, dice: random.Random) -> Iterator[dict[str, Any]]:
