@@ -1,5 +1,6 @@
 """Read a store: which limit a directory is for, and which of the names in it are slots and marks."""
 
+from limiter.core.cell import CELL, Cell
 from limiter.core.limit import Limit, is_name, number_of
 from limiter.core.notation import parse
 
@@ -12,6 +13,8 @@ def limit_of(directory: str) -> "tuple[Limit, int] | None":
 
     The name of a limit is its notation, with ``-`` for each space.
     """
+    if directory.startswith(CELL):
+        return Cell(directory), 0
     name, _, number = directory.partition(".")
     segment = int(number) if number.isdecimal() else 0
     label, equals, text = name.rpartition("=")

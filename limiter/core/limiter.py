@@ -17,7 +17,7 @@ from limiter.core.store import ROUNDS, Store, StoreError, is_app, patiently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from os import PathLike
 
 NEWCOMERS = "20/second burst 1000"
@@ -25,40 +25,67 @@ NEWCOMERS = "20/second burst 1000"
 
 # Deny from memory for at most so many microseconds.  Then every process sees a reset or removed slots.
 _TRUST = 1_000_000
-# Remember at most so many names, less than 30 MB.  An application itself weighs as much as ten names.
-_REMEMBERED = 200_000
+# An application itself weighs as much as ten names.
 _WEIGHT = 10
+
+
+class Budget:
+    """How much Limiters may remember together: ``names``, by default less than 30 MB."""
+
+    def __init__(self, names: int = 200_000) -> None:
+        self._names = self._left = names
+        self._memories: list[dict[str, _Memory]] = []
+
+    def open(self) -> "dict[str, _Memory]":
+        """A new memory that is cleared when all together are full."""
+        memory: dict[str, _Memory] = {}
+        self._memories.append(memory)
+        return memory
+
+    def spend(self, names: int) -> None:
+        """Make room for so many names more: if there is none, all is forgotten."""
+        self._left -= names
+        if self._left < 0:
+            self.forget()
+            self._left -= names
+
+    def forget(self) -> None:
+        """Forget all.  The next hits look at the store."""
+        for memory in self._memories:
+            memory.clear()
+        self._left = self._names
 
 
 class Limiter:
     """Admits at most so many hits for each application.  This is exact for any number of processes.
 
-    ``root`` is the store, an existing directory.  ``limits`` is text (docs/limits.md); all limits must
-    admit a hit.  ``newcomers``: how many new clients the store takes in, in the same notation (default:
-    NEWCOMERS), or "" for any number.  ``clock`` returns microseconds since the epoch.  Threads may share a
-    Limiter, and it can still be used after a fork.  Most programs make one and keep it.  Raises ValueError
-    for a bad limit.
+    ``root`` is the store, an existing directory.  ``limits`` is text (docs/limits.md), or Limit objects; all
+    limits must admit a hit.  ``newcomers``: how many new clients the store takes in, in the same notation
+    (default: NEWCOMERS), or "" for any number.  ``clock`` returns microseconds since the epoch.  ``budget``
+    is for Limiters that share one memory.  Threads may share a Limiter, and it can still be used after a
+    fork.  Most programs make one and keep it.  Raises ValueError for a bad limit.
     """
 
     def __init__(
         self,
         root: "str | PathLike[str]",
-        limits: str = "10/second",
+        limits: "str | Sequence[Limit]" = "10/second",
         *,
         newcomers: "str | None" = None,
         clock: "Callable[[], int]" = clock,
+        budget: "Budget | None" = None,
     ) -> None:
         path = posix.fspath(root)
         self.root = path if path.startswith("/") else f"{posix.getcwd()}/{path}"
         self._store = Store(self.root)
-        self.limits = parse(limits)
+        self.limits = parse(limits) if isinstance(limits, str) else [*limits]
         self._newcomers = NEWCOMERS if newcomers is None else newcomers
         if newcomers:
             parse(newcomers)
         self._clock = clock
-        self._memory: dict[str, _Memory] = {}
-        slots = sum([limit.claims(limit.quota) for limit in self.limits])
-        self._most = _REMEMBERED // (slots + _WEIGHT)
+        self._budget = budget or Budget()
+        self._memory = self._budget.open()
+        self._weight = sum([limit.claims(limit.quota) for limit in self.limits]) + _WEIGHT
 
     def hit(self, app_id: str, cost: int = 1) -> Decision:
         """Count a hit against all limits, or deny it and count nothing.
@@ -81,8 +108,8 @@ class Limiter:
         decision, views = hit(self._store, self.limits, app_id, cost, self._clock, self._newcomers)
         if not views:
             return decision  # a newcomer for whom there is no room
-        if len(self._memory) >= self._most:
-            self._memory.clear()
+        if memory is None:
+            self._budget.spend(self._weight)
         self._memory[app_id] = _Memory(views, cost, memory)
         return decision
 
@@ -102,7 +129,7 @@ class Limiter:
     def peek(self, app_id: str, cost: int = 1) -> Decision:
         """The decision that a hit would get now.  Counts and writes nothing.  Raises as ``hit`` does."""
         _check(app_id, cost)
-        views = self._survey(app_id)
+        views = self.views(app_id)
         is_too_much = any([cost > limit.quota for limit in self.limits])
         wait = float("inf") if is_too_much else max([view.wait(cost) for view in views]) / 1e6
         notes = [
@@ -117,8 +144,7 @@ class Limiter:
 
         A fixed limit knows only its last hit, a burst limit knows none.  Raises as ``peek`` does.
         """
-        _check(app_id, 1)
-        views = self._survey(app_id)
+        views = self.views(app_id)
         return [view.limit.hits(sorted(view.names()), view.now) if view.listed else [] for view in views]
 
     def reset(self, app_id: str) -> None:
@@ -144,8 +170,9 @@ class Limiter:
                 return
         raise StoreError.contention(f"{self._store.root}/{app_id}")
 
-    def _survey(self, app_id: str) -> "list[View]":
-        """A view of each limit, with all directories that it has now.  Writes nothing."""
+    def views(self, app_id: str) -> "list[View]":
+        """A view of each limit, with all directories that it has now.  Writes nothing.  Raises as ``peek`` does."""
+        _check(app_id, 1)
         return [patiently(self._list, app_id, limit) for limit in self.limits]
 
     def _list(self, app_id: str, limit: Limit) -> View:

@@ -13,10 +13,9 @@ from limiter.request.breaker import Breaker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import TypeVar
 
-    from limiter.request.gate import Verdict
-
-    Decide = Callable[[str], Verdict]
+    T = TypeVar("T")
 
 _TRUST = 60.0  # seconds until it looks again: something else may have been mounted there
 
@@ -45,20 +44,22 @@ class StoreAccess:
         """Whether the store is certain not to hang, so that nobody needs to watch a call."""
         return self._is_local and self._clock() < self._next_look
 
-    def call(self, decide: "Decide", app_id: str) -> "Verdict":
-        """Decide, by a call to the store.  Raises StoreError, also as a Breaker does."""
+    def call(self, function: "Callable[..., T]", *arguments: object) -> "T":
+        """What the function returns, which calls the store.  Raises StoreError, also as a Breaker does."""
         if self.is_direct():
-            return decide(app_id)
+            return function(*arguments)
         if self._clock() < self._next_look:
-            return self._breaker.call(decide, app_id)
-        return self._breaker.call(self._decide_and_look, decide, app_id)
+            return self._breaker.call(function, *arguments)
+        # mypy does not see through two generic functions.
+        result: T = self._breaker.call(self._call_and_look, function, arguments)
+        return result
 
-    def _decide_and_look(self, decide: "Decide", app_id: str) -> "Verdict":
-        verdict = decide(app_id)
+    def _call_and_look(self, function: "Callable[..., T]", arguments: "tuple[object, ...]") -> "T":
+        result = function(*arguments)
         # To look where the store lies may hang as the store itself may.
         try:
             self._is_local = all([mounted(realpath(it)).type in LOCAL for it in self._places()])
         except (OSError, ValueError):
             self._is_local = False
         self._next_look = self._clock() + _TRUST
-        return verdict
+        return result

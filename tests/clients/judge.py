@@ -63,10 +63,18 @@ def _may_be_full(
         )
     if not isinstance(limit, Burst):
         return begun - bisect_right(ends, begin - limit.window) >= limit.quota - held
-    # The least that the bucket can hold: each hit took its token as late as it can have.
+    # It may have been empty at any moment of this hit, then have filled while the process did not run.
+    moments = [begin, *ends[bisect_right(ends, begin) : bisect_left(ends, end)], end]
+    return any(
+        _least(limit, admitted, moment) < limit.period * (1 + held) for moment in reversed(moments)
+    )
+
+
+def _least(limit: Burst, admitted: Hits, moment: int) -> int:
+    """The least that the bucket can hold then, in units: each hit took its token as late as it can have."""
+    begun = bisect_right(admitted, (moment, moment))
     units, before = limit.quota * limit.period, 0
-    for moment in [min(it, end) for it in ends[:begun]]:
-        units = min(limit.quota * limit.period, units + (moment - before) * limit.rate) - limit.period
-        before = moment
-    units = min(limit.quota * limit.period, units + max(0, begin - before) * limit.rate)
-    return units < limit.period * (1 + held)
+    for taken in sorted(min(end, moment) for _, end in admitted[:begun]):
+        units = min(limit.quota * limit.period, units + (taken - before) * limit.rate) - limit.period
+        before = taken
+    return min(limit.quota * limit.period, units + (moment - before) * limit.rate)

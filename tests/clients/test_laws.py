@@ -41,6 +41,15 @@ def test_s1_and_l1_hold_with_clients_of_all_languages(any_root: str, limits: str
         assert limit.is_whole(sorted(os.listdir(f"{any_root}/acme@{limit.directory(0)}")), 0)
 
 
+def test_the_judge_knows_that_a_process_may_be_stopped_between_its_decision_and_its_answer() -> None:
+    """The bucket was empty when the hit began, and half full when it ended."""
+    admitted = [(number, number + 1) for number in range(30)]
+    (limit,) = parse("20/second burst 30")
+    judge([limit], [*admitted, (500_000, 500_010)], [(100, 777_000)])
+    with pytest.raises(AssertionError, match="with room"):
+        judge([limit], [*admitted, (500_000, 500_010)], [(200_000, 777_000)])
+
+
 SABOTAGES = {
     "a window a thousandth short": (
         "\\max(1, $now - $this->window + 1)",
