@@ -17,7 +17,7 @@ from limiter.request.response import INTERNAL_SERVER_ERROR, OK, body, fields, st
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -65,8 +65,8 @@ class RateLimit:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
         """Answer a request."""
-        visit = _Visit(environ)
-        status, decision = visit.verdict(self._gates)
+        visit = Visit(environ)
+        status, decision = visit.verdict(self._gates, environ)
         if status is not OK:
             return visit.refuse(start_response, status, decision)
         environ["limiter.decision"] = decision
@@ -83,8 +83,8 @@ class RateLimit:
         return self._app(environ, start)
 
 
-class _Visit:
-    """A request on its way through this door.
+class Visit:
+    """A request on its way through this door.  Key functions get ``environ``.
 
     ``is_counted``: whether an outer door has counted the same.  ``counter`` counts the request when its
     answer has a status that counts.  ``settings``: None if there is a mistake in them.
@@ -94,17 +94,19 @@ class _Visit:
         self.is_counted = False
         self.counter: LongRunningGate | None = None
         self.settings: Settings | None = None
+        self.request: object = environ
         self._environ = environ
         self._app_id: str | None = None
 
-    def verdict(self, gates: Gates) -> "Verdict":
+    def verdict(self, gates: Gates, variables: "Mapping[str, str]") -> "Verdict":
+        """Decide by the settings among these variables, and those of the process.  Raises no Exception."""
         environ = self._environ
         if environ.get("REDIRECT_STATUS", "")[:1] in ("4", "5"):
             return OK, None  # Apache's ErrorDocument, for a request that has been answered
         try:
-            gate = gates.choose(environ)
+            gate = gates.choose(variables)
             if gate.has_rules:
-                gate = gate.meet(_path(environ), environ["REQUEST_METHOD"], self._log)
+                gate = gate.meet(self.path(), environ["REQUEST_METHOD"], self._log)
         except ValueError as error:
             self._log(error)
             return INTERNAL_SERVER_ERROR, None
@@ -143,38 +145,46 @@ class _Visit:
     ) -> "list[bytes]":
         """Answer the request with this status."""
         environ = self._environ
-        level = environ.get("LIMITER_LOG_LEVEL", "").encode() or posix.environ.get(b"LIMITER_LOG_LEVEL")
-        report_denial(status, level, lambda: variables(environ), self._why)
+        self.report(status)
         message = body(status, decision, self.settings)
         headers = fields(status, decision, self.settings)
         start_response(status, [*headers, ("Content-Length", str(len(message)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]
 
+    def report(self, status: str) -> None:
+        """Log this answer, if the settings ask for it."""
+        environ = self._environ
+        level = environ.get("LIMITER_LOG_LEVEL", "").encode() or posix.environ.get(b"LIMITER_LOG_LEVEL")
+        report_denial(status, level, lambda: variables(environ), self._why)
+
+    def path(self) -> str:
+        """The path, decoded."""
+        environ = self._environ
+        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        return path if path.isascii() else text_of(path.encode("latin-1"))
+
+    def query(self) -> bytes:
+        """The query string."""
+        query: str = self._environ.get("QUERY_STRING", "")
+        return query.encode("latin-1")
+
+    def write(self, reason: str) -> None:
+        """Write a line for the administrator."""
+        write_line(self._environ["wsgi.errors"], reason)
+
     def _why(self) -> str:
         """Why it got 401, for the log."""
-        return self._gate.why(self._get, self._query())
+        return self._gate.why(self._get, self.query())
 
     def _find(self) -> "str | None":
-        return self._gate.find(self._environ, self._get, self._query())
+        return self._gate.find(self.request, self._get, self.query())
 
     def _get(self, name: bytes) -> "bytes | None":
         value = self._environ.get(name.decode("latin-1"))
         return None if value is None else value.encode("latin-1")
 
-    def _query(self) -> bytes:
-        query: str = self._environ.get("QUERY_STRING", "")
-        return query.encode("latin-1")
-
     def _log(self, problem: "Exception | str") -> None:
-        environ = self._environ
-        report_problem(
-            variables(environ), problem, lambda reason: write_line(environ["wsgi.errors"], reason)
-        )
-
-
-def _path(environ: "WSGIEnvironment") -> str:
-    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    return path if path.isascii() else text_of(path.encode("latin-1"))
+        report_problem(variables(self._environ), problem, self.write)
 
 
 def variables(environ: "WSGIEnvironment") -> "dict[bytes, bytes]":

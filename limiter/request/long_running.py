@@ -246,6 +246,10 @@ class LongRunningGate(Gate):
         """Whether ``count`` is certain to return soon, since what it calls is on local file systems."""
         return self._access[self._root(app_id)].is_direct()
 
+    def is_all_direct(self) -> bool:
+        """Whether that is certain for every app_id."""
+        return all([access.is_direct() for access in self._access.values()])
+
     def _places(self, root: str) -> "list[str]":
         """The paths that a call uses.  Raises ValueError while the default store is not known."""
         if self._given is not None:

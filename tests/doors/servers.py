@@ -84,9 +84,16 @@ class Server:
 @contextmanager
 def serving(name: str, place: Path, **settings: str) -> Iterator[Server]:
     """Run this server in ``place`` with these variables, and end it after the block."""
-    (place / "applications.py").write_text(APPLICATIONS)
+    with running(COMMANDS[name], APPLICATIONS, place, **settings) as server:
+        yield server
+
+
+@contextmanager
+def running(command: list[str], text: str, place: Path, **settings: str) -> Iterator[Server]:
+    """Run a server for the module ``applications``, with this text."""
+    (place / "applications.py").write_text(text)
     server = Server(str(place / "socket"), place / "log")
-    command = [it.format(socket=server.socket) for it in COMMANDS[name]]
+    command = [it.format(socket=server.socket) for it in command]
     settings = {"PYTHONPATH": f"{REPOSITORY}:{place}", "LIMITER_TIMEOUT": "60", **settings}
     environ = clean_environ(**settings)
     with server.log_file.open("wb") as log:
