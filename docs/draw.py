@@ -106,7 +106,11 @@ def _slots(picture: _Picture, x: int, names: Sequence[str], free: int = 0) -> No
 _ROOMS = [
     ("tools", "commands for people", "plain"),
     ("apache doctor", "the doors that only Apache has; and whether a file system is fit", "plain"),
-    ("scripts", "scripts that run under the limiter; limiter.errors stands on it", "plain"),
+    (
+        "scripts contrib",
+        "scripts that run under the limiter (so limiter.errors); other libraries",
+        "plain",
+    ),
     ("", "the doors that users import", "web"),
     ("report", "from a problem to a log line and a mail", "blue"),
     ("request", "from a request to a decision", "blue"),
@@ -116,20 +120,23 @@ _ROOMS = [
 
 def house() -> draw.Drawing:
     """The rooms of the package, and the one direction of their imports."""
-    picture = _Picture(
-        900, 88 + 66 * len(_ROOMS), "The rooms of the package; each imports only from those below."
-    )
+    modules = [[it for room in names.split() or [""] for it in _modules(room)] for names, _, _ in _ROOMS]
+    height = sum(_room_height(lines) + 10 for lines in modules)
+    picture = _Picture(900, 58 + height, "The rooms of the package; each imports only from those below.")
     picture.text(20, 30, "limiter/: a room imports only from the rooms below it", "head")
     y = 48
-    for names, says, kind in _ROOMS:
-        picture.box(60, y, 820, 56, kind)
-        lines = [it for room in names.split() or [""] for it in _modules(room)]
+    for (names, says, kind), lines in zip(_ROOMS, modules):
+        picture.box(60, y, 820, _room_height(lines), kind)
         picture.text(74, y + 18, f"{' and '.join(names.split()) or 'limiter'}: {says}", "head")
         for at, text in enumerate(lines):
             picture.text(74, y + 34 + 15 * at, text, "note")
-        y += 66
+        y += _room_height(lines) + 10
     picture.arrow(f"M 34 56 V {y - 16}")
     return picture
+
+
+def _room_height(lines: list[str]) -> int:
+    return 29 + 15 * len(lines)
 
 
 def _modules(room: str) -> list[str]:

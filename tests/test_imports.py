@@ -15,7 +15,7 @@ ROOMS: list[set[str]] = [
     {"__main__"},
     {"tools"},
     {"apache", "doctor", "errors"},
-    {"scripts"},
+    {"contrib", "scripts"},
     {"asgi", "cgi", "wsgi"},
     {"report"},
     {"request"},

@@ -11,7 +11,7 @@ A denied request gets 429 from ``handler429(request, exception)`` of the root UR
 """
 
 import logging
-from functools import cached_property, wraps
+from functools import wraps
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings as django_settings
@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EXEMPT", "RateLimitMiddleware", "TooManyRequests", "rate_limit"]
 
-_NAMES = {name.removeprefix("LIMITER_") for name in (*REQUEST, *VARIABLES)}
+_NAMES = {
+    name.removeprefix("LIMITER_") for name in (*REQUEST, *VARIABLES) if name.startswith("LIMITER_")
+}
 _log = logging.getLogger("limiter")
 
 
@@ -114,11 +116,12 @@ def _limited(view: "View", door: "_Door") -> "View":
 
 
 class _Door:
-    """The settings of one place that limits.  They are read at the first request."""
+    """The settings of one place that limits.  They are read at the first request, and when a test changes them."""
 
     def __init__(self, own: "dict[str, str] | None" = None, key: "str | Who | None" = None) -> None:
         self._own = own or {}
         self._key = key
+        self._settings: object = self
 
     def verdict(self, visit: "_Visit") -> "Verdict":
         gates, variables = self._opened
@@ -137,9 +140,15 @@ class _Door:
             return function(*arguments)
         return await sync_to_async(function, thread_sensitive=False)(*arguments)
 
-    @cached_property
+    @property
     def _opened(self) -> "tuple[Gates, dict[str, str]]":
-        given = {**getattr(django_settings, "ACCESS_LIMITER", {}), **self._own}
+        settings = getattr(django_settings, "ACCESS_LIMITER", None)
+        if settings is not self._settings:
+            self._known = self._open({**(settings or {}), **self._own})
+            self._settings = settings
+        return self._known
+
+    def _open(self, given: "dict[str, Any]") -> "tuple[Gates, dict[str, str]]":
         for name in given:
             if name not in _NAMES:
                 raise ImproperlyConfigured(
@@ -207,13 +216,18 @@ def store_settings() -> "Settings":
 
     Raises ImproperlyConfigured for a name that there is not, and ValueError for a bad value.
     """
-    return _Door().gate().settings
+    return _door.gate().settings
+
+
+_door = _Door()
 
 
 def check_store(**_: object) -> "list[Error]":
     """Try the settings and the store: what is wrong, for ``manage.py check``."""
     try:
-        root = store_settings().store("check")
+        gate = _door.gate()
+        gate.kind()  # which parses the limits
+        root = gate.settings.store("check")
         Limiter(root, [FirstHit(SECOND)], newcomers="").hit("check")
     except (ImproperlyConfigured, ValueError) as error:
         hint = "Correct ACCESS_LIMITER: docs/settings.md."

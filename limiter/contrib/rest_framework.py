@@ -10,7 +10,6 @@ Its own keep a list in a cache, and read and write it in two steps, so they admi
 docs/limits.md, of which the framework's is a part: ``5/second;100/hour`` or ``10/minute burst 20`` are also rates.
 """
 
-from functools import cached_property
 from hashlib import sha256
 
 from django.core.exceptions import ImproperlyConfigured
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from rest_framework.views import APIView
 
     from limiter.core.decision import Decision
-    from limiter.request.settings import Settings
 
 __all__ = ["AnonRateThrottle", "ScopedRateThrottle", "SimpleRateThrottle", "UserRateThrottle"]
 
@@ -53,7 +51,7 @@ class SimpleRateThrottle(throttling.SimpleRateThrottle):  # type: ignore[misc]
         try:
             self.decision = _stores.hit(self.rate, app_id)
         except StoreError:
-            if _stores.settings.on_error == "admit":
+            if store_settings().on_error == "admit":
                 return True
             raise
         return self.decision.allowed
@@ -84,21 +82,18 @@ class _Stores:
         self._limiters: dict[tuple[str, str], tuple[Limiter, StoreAccess]] = {}
 
     def hit(self, rate: str, app_id: str) -> "Decision":
-        root = self.settings.store(app_id)
+        settings = store_settings()
+        root = settings.store(app_id)
         kept = self._limiters.get((root, rate))
         if kept is None:
             try:
-                limiter = Limiter(root, rate, newcomers=self.settings.newcomers, budget=self._budget)
+                limiter = Limiter(root, rate, newcomers=settings.newcomers, budget=self._budget)
             except ValueError as error:
                 raise ImproperlyConfigured(f"throttle rate: {error}") from None
-            kept = limiter, StoreAccess(self.settings.timeout, lambda: [root])
+            kept = limiter, StoreAccess(settings.timeout, lambda: [root])
             self._limiters[root, rate] = kept
         limiter, access = kept
         return limiter.recall(app_id) or access.call(limiter.hit, app_id)
-
-    @cached_property
-    def settings(self) -> "Settings":
-        return store_settings()
 
 
 _stores = _Stores()

@@ -86,3 +86,15 @@ def test_an_answer_that_must_not_be_is_an_error() -> None:
     for wrong in ("200", "401"):
         with pytest.raises(RuntimeError, match="denied: answered "):
             flooded.check(["200"] * most + ["429"] * (flooded.requests - most - 1) + [wrong], 1.0)
+
+
+def test_a_round_of_the_storages_hits_each_as_often(root: str) -> None:
+    from limits.storage import storage_from_string
+
+    import limiter.contrib.limits as ours
+    from benchmarks.limits_storage import measure_sync
+
+    storage = storage_from_string(ours.uri(root))
+    assert len(measure_sync(storage, "moving-window", "a")) == 3
+    with pytest.raises(RuntimeError, match="exactly 50"):
+        measure_sync(storage, "moving-window", "a")

@@ -71,12 +71,17 @@ def _django_view(request: HttpRequest) -> HttpResponse:
 urlpatterns = [re_path("", _django_view)]
 
 
-def _django() -> WSGIApplication:
+def set_up_django() -> None:
+    """Configure Django, once in a process."""
     if not django_settings.configured:
         django_settings.configure(
             ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="none", LOGGING_CONFIG=None
         )
         django.setup()
+
+
+def _django() -> WSGIApplication:
+    set_up_django()
     application: WSGIApplication = get_wsgi_application()
     return application
 
