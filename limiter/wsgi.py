@@ -10,10 +10,11 @@ import posix
 
 from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
 from limiter.report.problems import report_denial, report_problem, write_line
+from limiter.request.forwarded_request import original_request
 from limiter.request.long_running import EXEMPT, Gates, LongRunningGate
 from limiter.request.one_hit import COUNTED, POLICIES
 from limiter.request.paths import text_of
-from limiter.request.response import INTERNAL_SERVER_ERROR, OK, body, fields, standings
+from limiter.request.response import BAD_REQUEST, INTERNAL_SERVER_ERROR, OK, body, fields, standings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
-__all__ = ["EXEMPT", "RateLimit"]
+__all__ = ["EXEMPT", "RateLimit", "check"]
 
 
 class RateLimit:
@@ -81,6 +82,33 @@ class RateLimit:
             return start_response(status, [*headers, *standings(shown, visit.settings)], exc_info)
 
         return self._app(environ, start)
+
+
+def check(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
+    """Answer whether a request may pass, as check.py: for a proxy that asks before it forwards it.
+
+    It is the request that the proxy names in X-Original-URI or X-Forwarded-Uri, or this one.  The settings
+    are as for RateLimit.
+    """
+    try:
+        changed = original_request(environ)
+    except ValueError as error:
+        report_problem(
+            variables(environ), error, lambda reason: write_line(environ["wsgi.errors"], reason)
+        )
+        message = body(BAD_REQUEST)
+        start_response(BAD_REQUEST, [*fields(BAD_REQUEST, None), ("Content-Length", str(len(message)))])
+        return [message]
+    return _check({**environ, **changed}, start_response)
+
+
+def _admitted(environ: "WSGIEnvironment", start_response: "StartResponse") -> "list[bytes]":
+    message = body(OK)
+    start_response(OK, [*fields(OK, None), ("Content-Length", str(len(message)))])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]
+
+
+_check = RateLimit(_admitted)
 
 
 class Visit:

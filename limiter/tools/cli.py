@@ -26,7 +26,7 @@ from limiter.request import register
 from limiter.request.settings import REQUEST, Settings
 from limiter.tools import apps, bundle
 from limiter.tools.check_config import check_config, parse_request
-from limiter.tools.serve import serve
+from limiter.tools.serve import serve, serve_check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     root = {"metavar": "ROOT", "nargs": "?", "help": "the store (default: LIMITER_ROOT)"}
     meet = {"action": "store_true", "help": "wait a minute for another node that runs the same command"}
     port = {"type": _port, "default": 8000, "help": "the port (default: 8000)"}
-    _add(commands, "serve", _serve, ("--port", port))
+    asked = {"action": "store_true", "help": "answer web servers that ask whether a request may pass"}
+    socket = {"metavar": "PATH", "default": "", "help": "with --check: a unix socket instead of a port"}
+    _add(commands, "serve", _serve, ("--port", port), ("--check", asked), ("--socket", socket))
     _add(commands, "hit", _hit, app)
     _add(commands, "show", _show, app)
     verbs = _add(commands, "apps", _apps).add_subparsers(
@@ -156,8 +158,16 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     It runs cgi-bin/check.py for each request as Apache would.  Only this machine can reach it.
     With port 0 it takes a free port and prints it.
+
+    With --check it starts no scripts.  It is a process that stays and answers as check.py does, for nginx
+    (auth_request), Caddy (forward_auth) and others: docs/other-servers.md.
     """
-    serve(arguments.port)
+    if arguments.check:
+        serve_check(arguments.port, arguments.socket)
+    elif arguments.socket:
+        raise ValueError("--socket: expected --check too")
+    else:
+        serve(arguments.port)
     return 0
 
 
