@@ -14,12 +14,13 @@ sys.path.insert(0, str(REPOSITORY))
 
 from limiter.apache.guard import GUARD  # noqa: E402
 from limiter.report.settings import REPORT  # noqa: E402
+from limiter.request.counters import METRICS  # noqa: E402
 from limiter.request.settings import REQUEST  # noqa: E402
 
 
 def page(text: str) -> str:
     """Return the page with its tables as the settings say."""
-    for name, table in (("request", REQUEST), ("report", REPORT), ("guard", GUARD)):
+    for name, table in (("request", {**REQUEST, **METRICS}), ("report", REPORT), ("guard", GUARD)):
         rows = [
             f"| `{it}` | {meaning} | {default and f'`{default}`'} |"
             for it, (_, default, meaning) in table.items()
@@ -33,7 +34,7 @@ def configuration(text: str) -> str:
     """Return Apache's configuration with a line for each setting: for scripts, and for the map's program."""
     lines = [
         f"    Use Limiter{'Guard' if name in GUARD else ''}Setting {name}"
-        for name in (*REQUEST, *REPORT, *GUARD)
+        for name in (*REQUEST, *METRICS, *REPORT, *GUARD)
     ]
     return _replaced(
         text, "    # Settings: docs/settings.py writes these lines.", "    # End of settings", lines

@@ -16,7 +16,8 @@ from functools import partial
 from limiter.core.store import StoreError
 from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
 from limiter.report.problems import report_denial, report_problem, write_line
-from limiter.request.long_running import EXEMPT, Gates, LongRunningGate
+from limiter.request.gates import Gates
+from limiter.request.long_running import EXEMPT, LongRunningGate
 from limiter.request.one_hit import POLICIES
 from limiter.request.response import INTERNAL_SERVER_ERROR, OK, UNAUTHORIZED, body, fields, standings
 

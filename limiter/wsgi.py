@@ -11,7 +11,8 @@ import posix
 from limiter.report import reporter  # noqa: F401  (load it while descriptors are free)
 from limiter.report.problems import report_denial, report_problem, write_line
 from limiter.request.forwarded_request import original_request
-from limiter.request.long_running import EXEMPT, Gates, LongRunningGate
+from limiter.request.gates import Gates
+from limiter.request.long_running import EXEMPT, LongRunningGate
 from limiter.request.one_hit import COUNTED, POLICIES
 from limiter.request.paths import text_of
 from limiter.request.response import BAD_REQUEST, INTERNAL_SERVER_ERROR, OK, body, fields, standings
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
-__all__ = ["EXEMPT", "RateLimit", "check"]
+__all__ = ["EXEMPT", "RateLimit", "check", "status"]
 
 
 class RateLimit:
@@ -109,6 +110,24 @@ def _admitted(environ: "WSGIEnvironment", start_response: "StartResponse") -> "l
 
 
 _check = RateLimit(_admitted)
+
+
+def status(environ: "WSGIEnvironment", start_response: "StartResponse") -> "list[bytes]":
+    """Show who is near a limit, the stores and the counters: a page, or JSON or OpenMetrics if Accept asks.
+
+    It counts nothing.  Let only administrators reach it.  At ``/metrics`` it shows metrics, whatever Accept says.
+    """
+    from limiter.status.answer import answer  # nobody else needs it
+
+    def log(error: Exception) -> None:
+        report_problem(variables(environ), error, lambda it: write_line(environ["wsgi.errors"], it))
+
+    is_metrics = environ.get("PATH_INFO", "").endswith("/metrics")
+    code, headers, message = answer(
+        variables(environ), environ.get("HTTP_ACCEPT", ""), log, only_metrics=is_metrics
+    )
+    start_response(code, [*headers, ("Content-Length", str(len(message)))])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [message]
 
 
 class Visit:

@@ -17,6 +17,7 @@ ROOMS: list[set[str]] = [
     {"apache", "doctor", "errors"},
     {"contrib", "scripts"},
     {"asgi", "cgi", "wsgi"},
+    {"status"},
     {"report"},
     {"request"},
     {"core"},

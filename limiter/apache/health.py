@@ -1,21 +1,17 @@
 """The door for a load balancer: it reports whether this web server can admit hits now.
 
-The check makes, lists, claims and removes a slot, as the first hit of a new application does.  It works
-in ``ROOT/.new-health-UNIQUE``, a directory that nothing else reads.  So no app_id is counted, and checks
-do not disturb each other.  If a check is killed, a later sweep removes what is left.
-
-All stores must work, because each has a part of the app_ids.  With ``LIMITER_MODE=off`` no store is
-called, because no request needs one.  docs/apache.md says what the answers mean.
+The check makes, lists, claims and removes a slot (``limiter.core.trial``).  All stores must work, because each has
+a part of the app_ids.  With ``LIMITER_MODE=off`` no store is called, because no request needs one.
+docs/apache.md says what the answers mean.
 """
 
 import posix
 
 from limiter.cgi import body_of, log, write
-from limiter.core.furnish import furnish
-from limiter.core.limit import clock, make
 from limiter.core.newcomers import check, room
 from limiter.core.notation import parse
-from limiter.core.store import Store, StoreError, patiently
+from limiter.core.store import Store, patiently
+from limiter.core.trial import claim
 from limiter.report.problems import report_problem
 from limiter.request.deadline import hang_up, watch_call
 from limiter.request.key import Key
@@ -31,7 +27,6 @@ SERVICE_UNAVAILABLE = "503 Service Unavailable"
 
 # No app_id begins with a dot.
 _NOBODY = ".health"
-_ASIDE = ".new-health-"
 
 
 def health() -> "NoReturn":
@@ -73,28 +68,11 @@ def _try(settings: Settings) -> str:
         parse(settings.share(settings.limit))
     roots = settings.root or (settings.store(_NOBODY),)
     for root in roots:
-        patiently(_claim, Store(root))
+        patiently(claim, Store(root))
     if not settings.newcomers:
         return ""
     rooms = [patiently(room, root, settings.newcomers) for root in roots]
     return f', "newcomers": {min(rooms)}'
-
-
-def _claim(store: Store) -> None:
-    """Make a slot, claim it, and remove it."""
-    directory = f"{_ASIDE}{posix.urandom(8).hex()}"
-    path = f"{store.root}/{directory}"
-    free, taken = make(0, False, 0), make(clock(), False, 0)
-    furnish(store.root, directory, [free])
-    if free not in store.names(directory) or not store.rename(directory, free, taken):
-        import errno
-
-        raise StoreError(errno.EIO, "A slot is missing that has just been made", f"{path}/{free}")
-    try:
-        posix.unlink(f"{path}/{taken}")
-        posix.rmdir(path)
-    except OSError as error:
-        raise StoreError.of(error, path) from error
 
 
 def _fail(environ: "Mapping[bytes, bytes]", error: Exception) -> "NoReturn":

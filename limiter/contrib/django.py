@@ -26,7 +26,8 @@ from limiter.core.limit import SECOND
 from limiter.core.limiter import Limiter
 from limiter.core.store import StoreError
 from limiter.request.default_store import VARIABLES
-from limiter.request.long_running import EXEMPT, Gates, LongRunningGate
+from limiter.request.gates import Gates
+from limiter.request.long_running import EXEMPT, LongRunningGate
 from limiter.request.response import OK, TOO_MANY_REQUESTS, body, fields, standings
 from limiter.request.settings import REQUEST
 

@@ -157,6 +157,14 @@ class Decision:
         """Where every limit stands after this hit, in the order in which the limits were given."""
         return [view.quota(self._now, self._cost) for view in self._views]
 
+    def is_near(self, part: int) -> bool:
+        """Whether a limit has less than 1/``part`` of its hits left, as far as the look has seen."""
+        for view in self._views:
+            quota = view.limit.quota
+            if (quota - view.used - self._cost) * part < quota:
+                return True
+        return False
+
     @property
     def limit(self) -> int:
         """The quota of the limit that has the fewest hits remaining."""

@@ -1,30 +1,30 @@
 """The gate of a long-running process: it keeps what a set of settings needs between requests."""
 
 import errno
-import posix
 from copy import copy
 from functools import partial
+from os import fsdecode
+from time import perf_counter_ns
 
 import limiter.core.newcomers  # noqa: F401
 from limiter.core import burst, fixed, privileges, retry  # noqa: F401  (while there are descriptors)
 from limiter.core.limiter import Limiter
 from limiter.core.store import StoreError
 from limiter.request import jitter, one_hit, problem_details, secret_keys, x_ratelimit  # noqa: F401
-from limiter.request.default_store import VARIABLES
+from limiter.request.counters import PLACES, counters_of
 from limiter.request.gate import Gate
-from limiter.request.key import Key
 from limiter.request.look import look
-from limiter.request.response import INTERNAL_SERVER_ERROR, OK, TOO_MANY_REQUESTS
+from limiter.request.response import INTERNAL_SERVER_ERROR, OK, TOO_MANY_REQUESTS, UNAUTHORIZED
 from limiter.request.rule import AMBIGUOUS, Rule
 from limiter.request.rule_settings import refuse_count, under
-from limiter.request.rules import Rules, parse
+from limiter.request.rules import Rules
 from limiter.request.rules_file import RulesFile
-from limiter.request.settings import REQUEST, Settings
+from limiter.request.settings import Settings
 from limiter.request.store_access import StoreAccess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from limiter.core.decision import Decision
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 # The most limits to keep.  A register that changes leaves old ones behind.
 _LIMITERS_MOST = 1000
-# The most sets of settings to keep.  A server that computes them per request leaves old ones behind.
-_GATES_MOST = 100
 
-_NAMES = (*REQUEST, *VARIABLES)
-_VARIABLES = [name.encode() for name in _NAMES]
+_ADMITTED, _DENIED, _UNAUTHORIZED, _SHADOW, _NEAR_LIMIT, _NANOSECONDS = [
+    PLACES[it] for it in ("admitted", "denied", "unauthorized", "shadow", "near", "nanoseconds")
+]
+_NEAR = 10  # less than a tenth is left
 
 
 class _Exempt(str):
@@ -74,6 +74,9 @@ class LongRunningGate(Gate):
         rules: "Rules | None" = None,
     ) -> None:
         super().__init__(Settings(environ), self._call, key if isinstance(key, str) else None)
+        metrics = environ.get(b"LIMITER_METRICS")
+        self._counters = counters_of(fsdecode(metrics)) if metrics else None
+        self._denied = _DENIED if self.settings.mode == "enforce" else _SHADOW
         self.who = None if isinstance(key, str) else key
         self._given = limiter
         if limiter is not None:
@@ -151,6 +154,7 @@ class LongRunningGate(Gate):
             gate._given = None
             gate._access = dict.fromkeys(settings.root, next(iter(self._access.values())))
         Gate.__init__(gate, settings, gate._call, rule.key or self._key_text)
+        gate._denied = _DENIED if settings.mode == "enforce" else _SHADOW
         gate.apps = self.apps
         if rule.key is not None:
             gate.who = None
@@ -195,6 +199,25 @@ class LongRunningGate(Gate):
         """As for any gate; what a function returns may be a secret."""
         return self.who is None and super().may_report()
 
+    def enforced(self, app_id: "str | None", verdict: "Verdict", log: "Log") -> "Verdict":
+        """As for any gate, and count who is nobody.  Hits are counted where they are decided."""
+        counters = self._counters
+        if counters is not None:
+            if verdict[0] is UNAUTHORIZED:
+                counters.add(_UNAUTHORIZED if self.settings.mode == "enforce" else _SHADOW)
+            if counters.problem:
+                log(counters.problem)
+                counters.problem = ""
+        return Gate.enforced(self, app_id, verdict, log)
+
+    def failed(self, app_id: "str | None", error: Exception, log: "Log") -> "Verdict":
+        """As for any gate, and count it."""
+        if self._counters is not None:
+            self._counters.add(PLACES["failed"])
+            if isinstance(error, StoreError):
+                self._counters.fail(error.errno or 0)
+        return super().failed(app_id, error, log)
+
     def decide(self, app_id: str) -> "Verdict":
         """Decide from memory, or call the store within LIMITER_TIMEOUT."""
         if app_id is not EXEMPT and self.is_direct(app_id):
@@ -219,7 +242,10 @@ class LongRunningGate(Gate):
             return None  # the limit may have changed, and only the register shows it
         limiter = self._limiter(self.settings.limit, app_id, self.newcomers)
         denial = None if limiter is None else limiter.recall(app_id)
-        return None if denial is None else (TOO_MANY_REQUESTS, denial)
+        if denial is None:
+            return None
+        self._count_denial()
+        return TOO_MANY_REQUESTS, denial
 
     def hit(self, limits: str, app_id: str, newcomers: str) -> "Decision":
         """Count a hit with a Limiter that is kept.  If ``counter`` does that later, only look."""
@@ -234,7 +260,30 @@ class LongRunningGate(Gate):
             return act(limits, app_id, newcomers)
 
     def _hit(self, limits: str, app_id: str, newcomers: str) -> "Decision":
-        return self._made(limits, app_id, newcomers).hit(app_id)
+        limiter = self._made(limits, app_id, newcomers)
+        if self._counters is None:
+            return limiter.hit(app_id)
+        begin = perf_counter_ns()
+        decision = limiter.hit(app_id)
+        if not decision.allowed:
+            self._count_denial()
+            return decision
+        is_near = decision.is_near(_NEAR)
+        elapsed = perf_counter_ns() - begin
+        cells = self._counters.cells or self._counters.open()
+        with self._counters.lock:
+            cells[_ADMITTED] += 1
+            cells[_NANOSECONDS] += elapsed
+            if is_near:
+                cells[_NEAR_LIMIT] += 1
+        return decision
+
+    def _count_denial(self) -> None:
+        counters = self._counters
+        if counters is not None:
+            cells = counters.cells or counters.open()
+            with counters.lock:
+                cells[self._denied] += 1
 
     def _look(self, limits: str, app_id: str, newcomers: str) -> "Decision":
         return look(self._made(limits, app_id, newcomers), app_id, newcomers)
@@ -276,45 +325,3 @@ class LongRunningGate(Gate):
     def _root(self, app_id: str) -> str:
         """The store of an application, or "" if LIMITER_ROOT is not set."""
         return self.settings.store(app_id) if self.settings.root else ""
-
-
-class Gates:
-    """The gates of one middleware: one for each set of settings that requests come with.
-
-    ``limiter`` and ``key`` are as for a LongRunningGate.  ``rules`` are texts, a rule each.  Threads may
-    share them.  Raises ValueError for a bad key or rule.
-    """
-
-    def __init__(
-        self,
-        limiter: "Limiter | None",
-        key: "str | Who | None",
-        rules: "Sequence[str] | None" = None,
-    ) -> None:
-        self._limiter = limiter
-        self._key = key
-        if isinstance(key, str):
-            Key(key)
-        self._rules = None if rules is None else parse("\n".join(rules))
-        self._gates: dict[tuple[object, object], LongRunningGate] = {}
-
-    def choose(self, environ: "Mapping[str, str]") -> LongRunningGate:
-        """The gate for the present variables: those in ``environ``, then those of the process.
-
-        The values in ``environ`` are bytes decoded as Latin-1, as in WSGI.  Raises ValueError for a
-        mistake in the settings.
-        """
-        own = (*map(environ.get, _NAMES),)
-        # os.environ writes through to posix.environ, which is ten times as fast.
-        inherited = (*map(posix.environ.get, _VARIABLES),)
-        gate = self._gates.get((own, inherited))
-        if gate is None:
-            variables = {name: it for name, it in zip(_VARIABLES, inherited) if it is not None}
-            variables.update(
-                {name: it.encode("latin-1") for name, it in zip(_VARIABLES, own) if it is not None}
-            )
-            gate = LongRunningGate(variables, self._limiter, self._key, self._rules)
-            if len(self._gates) >= _GATES_MOST:
-                self._gates.clear()
-            gate = self._gates.setdefault((own, inherited), gate)
-        return gate

@@ -35,8 +35,8 @@ BUNDLES = {
     "guard": (*_CHECK, "request.script_deadline", "apache.guard"),
     "health": (
         *_CHECK,
-        *("core.removal", "core.furnish", "core.space", "core.directories", "core.newcomers"),
-        "apache.health",
+        *("core.cell", "core.directories", "core.removal", "core.furnish", "core.space"),
+        *("core.newcomers", "core.trial", "apache.health"),
     ),
 }
 """The modules of each bundle."""

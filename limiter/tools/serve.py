@@ -50,7 +50,6 @@ class _SocketServer(_Server):
         self.server_name, self.server_port = "localhost", 0
         self.setup_environ()
 
-
     def get_request(self) -> "tuple[socket.socket, tuple[str, int]]":
         """The next connection.  Its peer has no address."""
         return super().get_request()[0], ("", 0)

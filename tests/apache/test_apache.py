@@ -194,7 +194,7 @@ def assert_health(reply: Reply, reason: str = "", head: bool = False) -> None:
 def test_a_server_that_can_admit_is_healthy_whatever_the_request(server: Server) -> None:
     before = os.listdir(server.root)
     claims = ("?app_id=health", "?app_id=..%2F..", "?LIMITER_ROOT=/nowhere", "?-h", "?" + 4000 * "a")
-    for path in ("", *claims, "/etc/passwd", "/.new-health-"):
+    for path in ("", *claims, "/etc/passwd", "/.new-trial-"):
         assert_health(server.ask(HEALTH + path))
     form = {**FORM, "Limiter-Root": "/nowhere"}
     assert_health(server.ask(HEALTH, "POST", b"app_id=health", form))

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.one_python
 EACH = 2
 """How many processes of each client hit at once."""
 TIME = 5 * SECOND // 2
+FLOODS = 20
+"""So often a broken client is tried, until the judge sees it."""
 LIMITS = (
     "50/second",
     "20/second fixed",
@@ -76,9 +78,15 @@ def test_the_judge_sees_a_broken_client(root: str, tmp_path: Path, name: str) ->
     text = FILES["php"].read_text()
     assert text.count(right) == 1
     broken.write_text(text.replace(right, wrong))
-    admitted, denied = flood(root, "50/second", [("php", broken)] * 4, TIME)
-    with pytest.raises(AssertionError, match=seen):
-        judge(parse("50/second"), admitted, denied)
+    # A wrong moment of a millisecond is not in each flood: on a busy machine nobody may hit just then.
+    said = ""
+    for _ in range(FLOODS):
+        try:
+            judge(parse("50/second"), *flood(root, "50/second", [("php", broken)] * 4, TIME))
+        except AssertionError as error:
+            said = str(error)
+            break
+    assert seen in said
 
 
 def test_all_race_for_new_clients_and_each_is_made_once(root: str) -> None:

@@ -13,8 +13,9 @@ import pytest
 from limiter import Limiter
 from limiter.report.problems import describe
 from limiter.request.default_store import VARIABLES
+from limiter.request.gates import Gates
 from limiter.request.identity import identify
-from limiter.request.long_running import EXEMPT, Gates, LongRunningGate
+from limiter.request.long_running import EXEMPT, LongRunningGate
 from limiter.request.register import put
 from limiter.request.response import INTERNAL_SERVER_ERROR, OK, TOO_MANY_REQUESTS, UNAUTHORIZED
 from limiter.request.rules import parse
@@ -233,7 +234,7 @@ def test_the_variables_of_wsgi_are_bytes_as_latin_1(
 
 
 def test_settings_may_change_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("limiter.request.long_running._GATES_MOST", 5)
+    monkeypatch.setattr("limiter.request.gates._GATES_MOST", 5)
     gates = Gates(None, None)
     for number in range(30):
         gates.choose({"LIMITER_LIMIT": f"{number}/second"})
