@@ -4,6 +4,6 @@ import sys
 
 here = __file__.rpartition("/")[0] + "/"
 sys.path[:0] = [here + "..", here]  # the package: beside cgi-bin, or inside it
-from limiter.status.cgi import run
+from limiter.apache.status import run
 
 run(only_metrics=True)

@@ -112,6 +112,7 @@ _ROOMS = [
         "plain",
     ),
     ("", "the doors that users import", "web"),
+    ("status", "what administrators look at: the page, the metrics", "blue"),
     ("report", "from a problem to a log line and a mail", "blue"),
     ("request", "from a request to a decision", "blue"),
     ("core", "the limit, the store, one hit", "gold"),

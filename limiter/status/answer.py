@@ -2,7 +2,7 @@
 
 from limiter.request.response import INTERNAL_SERVER_ERROR, MESSAGE, OK, body
 from limiter.status.open_metrics import OPEN_METRICS, TEXT, metrics
-from limiter.status.page import as_json, page
+from limiter.status.page import REFRESH, as_json, page
 from limiter.status.survey import Survey
 
 TYPE_CHECKING = False
@@ -29,14 +29,19 @@ def answer(
     except ValueError as error:
         log(error)
         return INTERNAL_SERVER_ERROR, _fields(MESSAGE), body(INTERNAL_SERVER_ERROR)
+    more: list[tuple[str, str]] = []
     is_open = "application/openmetrics-text" in accept
     if is_open or only_metrics:
         kind, text = (OPEN_METRICS if is_open else TEXT), metrics(survey, is_open)
     elif "application/json" in accept:
         kind, text = MESSAGE, as_json(survey)
     else:
-        kind, text = _HTML, page(survey)
-    return OK, _fields(kind), text.encode("utf-8", "backslashreplace")
+        is_still = environ.get(b"QUERY_STRING") == b"still"
+        kind, text = _HTML, page(survey, is_still)
+        if not is_still:
+            # A header, which browsers have long known: to assistive technology a meta element is a fault.
+            more = [("Refresh", str(REFRESH))]
+    return OK, [*_fields(kind), *more], text.encode("utf-8", "backslashreplace")
 
 
 def _fields(kind: str) -> "list[tuple[str, str]]":

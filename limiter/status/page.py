@@ -15,9 +15,11 @@ REFRESH = 5
 """Seconds after which the browser asks again."""
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #ccc; --soft: #595959; --bar: #2563a8; --full: #b3261e; --back: #f4f6f8 }
+:root { color-scheme: light dark; --line: #ccc; --soft: #595959; --bar: #2563a8; --full: #b3261e }
+:root { --box: #f4f6f8; background: #fff; color: #1b1b1b }
 @media (prefers-color-scheme: dark) {
-  :root { --line: #555; --soft: #b0b0b0; --bar: #7fb2e5; --full: #f2a09b; --back: #23272b }
+  :root { --line: #555; --soft: #b0b0b0; --bar: #7fb2e5; --full: #f2a09b }
+  :root { --box: #23272b; background: #121416; color: #e8e8e8 }
 }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem }
 h1 { font-size: 1.3rem; margin: 0 } h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem }
@@ -25,29 +27,32 @@ p { margin: .3rem 0 } .soft { color: var(--soft) } .bad { color: var(--full); fo
 .wide { overflow-x: auto }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-th { font-weight: 600 } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-td.name { max-width: 16rem; overflow-wrap: anywhere }
+th, td { white-space: nowrap } th { font-weight: 600 }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
+td.name { min-width: 6rem; max-width: 16rem; white-space: normal; overflow-wrap: anywhere }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .6rem; margin: .4rem 0 }
-dl div { background: var(--back); padding: .5rem .7rem; border-radius: .3rem }
+dl div { background: var(--box); padding: .5rem .7rem; border-radius: .3rem }
 dt { color: var(--soft); font-size: .85rem } dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums }
-svg { display: block } .bar { fill: var(--bar) } .full { fill: var(--full) } .frame { fill: none; stroke: var(--line) }
+a { color: inherit } svg { display: block }
+.bar { fill: var(--bar) } .full { fill: var(--full) } .frame { fill: none; stroke: var(--line) }
 """
 
 _WIDTH, _HEIGHT = 160, 18
 
 
-def page(survey: Survey) -> str:
-    """The page, as HTML."""
+def page(survey: Survey, is_still: bool = False) -> str:
+    """The page, as HTML.  ``is_still``: it does not look again by itself."""
     moment = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(survey.time))
     state = "works" if survey.is_well else "has failed"
     mode = survey.settings.mode
-    about = (
-        f"version {escape(survey.version)} · {escape(moment)} · this page looks again every {REFRESH} s"
-    )
+    again = f'this page looks again every {REFRESH} s: <a href="?still">hold it still</a>'
+    if is_still:
+        again = 'this page stays as it is: <a href="?">look again by itself</a>'
+    about = f"version {escape(survey.version)} · {escape(moment)} · {again}"
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Access Limiter: {state}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="refresh" content="{REFRESH}"><link rel="icon" href="data:,">\n'
+        '<link rel="icon" href="data:,">\n'
         f"<style>{_STYLE}</style></head><body><main>\n<h1>Access Limiter: the store {state}</h1>\n"
         f'<p class="soft">{about}</p>\n'
         + (
@@ -102,16 +107,16 @@ def _requests(survey: Survey) -> str:
         kind = "bad" if survey.counters_error else "soft"
         return f'<h2>Requests</h2><p class="{kind}">{escape(why)}</p>\n'
     sums = survey.counters
-    decided = sums["admitted"] + sums["denied"]
-    mean = f"{sums['nanoseconds'] / decided / 1000:,.0f} µs" if decided else "none yet"
+    admitted = sums["admitted"]
+    mean = f"{sums['nanoseconds'] / admitted / 1000:,.0f} µs" if admitted else "none yet"
     figures = [
-        ("admitted", f"{sums['admitted']:,}"),
+        ("admitted", f"{admitted:,}"),
         ("denied", f"{sums['denied']:,}"),
         ("without an app_id", f"{sums['unauthorized']:,}"),
         ("failed", f"{sums['failed']:,}"),
         ("shadow denials", f"{sums['shadow']:,}"),
         ("near a limit", f"{sums['near']:,}"),
-        ("time for a decision", mean),
+        ("time to admit", mean),
         ("processes", f"{sums.processes:,}"),
     ]
     errors = ", ".join([f"{name} {number:,}" for name, number in sums.errors.items()])

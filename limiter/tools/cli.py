@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     times = "10m, 600 (seconds), 2h; default: 1h"
     idle = {"type": _duration, "default": HOUR, "metavar": "TIME", "help": times}
     _add(commands, "sweep", _sweep, ("--idle", idle))
+    _add(commands, "metrics", _metrics)
     _add(commands, "compile", _compile)
     return parser
 
@@ -159,8 +160,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     It runs cgi-bin/check.py for each request as Apache would.  Only this machine can reach it.
     With port 0 it takes a free port and prints it.
 
-    With --check it starts no scripts.  It is a process that stays and answers as check.py does, for nginx
-    (auth_request), Caddy (forward_auth) and others: docs/other-servers.md.
+    With --check it starts no scripts.  It is a process that stays and answers as check.py does, for
+    nginx (auth_request), Caddy (forward_auth) and others: docs/other-servers.md.
     """
     if arguments.check:
         serve_check(arguments.port, arguments.socket)
@@ -300,6 +301,18 @@ def _sweep(arguments: argparse.Namespace) -> int:
             log(str(error))
             status = 2
     return status
+
+
+def _metrics(_: argparse.Namespace) -> int:
+    """Print metrics for Prometheus, as for node_exporter's textfile collector.
+
+    docs/metrics.md describes them.  It counts nothing.
+    """
+    from limiter.status.open_metrics import metrics
+    from limiter.status.survey import Survey
+
+    print(metrics(Survey(os.environb), False), end="")
+    return 0
 
 
 def _compile(_: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.conftest import clean_environ
@@ -61,6 +61,7 @@ class Server:
 
     socket: str
     log_file: Path
+    pid: int = 0
 
     def ask(self, path: str, method: str = "GET", **fields: str) -> int:
         """Send a request, and return the status.  ``X_Forwarded_For`` is that header field."""
@@ -103,7 +104,7 @@ def running(command: list[str], text: str, place: Path, **settings: str) -> Iter
     try:
         wait_until(lambda: process.poll() is not None or _answers(server.socket), "it listens")
         assert process.poll() is None, server.log_file.read_text()
-        yield server
+        yield replace(server, pid=process.pid)
     finally:
         process.terminate()
         process.wait(SAFETY)
