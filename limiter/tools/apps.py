@@ -1,5 +1,6 @@
 """The command ``apps``: change the register.  Also whom a command's argument APP means, and the stores."""
 
+import json
 import os
 import sys
 
@@ -53,11 +54,15 @@ def all_stores() -> "list[str]":
     return list(settings.root) or [store_of(settings, "")]
 
 
-def show() -> int:
-    """Print the register."""
+def show(is_json: bool = False) -> int:
+    """Print the register.  Return 0."""
     apps = _register(Settings(os.environb))
-    for name, limits in register.entries(apps):
-        print(f"{name}\t{limits}")
+    entries = register.entries(apps)
+    if is_json:
+        print(json.dumps(dict(entries)))
+    else:
+        for name, limits in entries:
+            print(f"{name}\t{limits}")
     if not register.is_listed(apps):
         log(f"{apps}: {_UNLISTED}")
     return 0

@@ -1,4 +1,4 @@
-"""The command line: ``python3 -m limiter serve | hit | show | apps | check-config | doctor | sweep | ...``.
+"""The command line: ``python3 -m limiter serve | hit | show | top | apps | check-config | doctor | sweep | ...``.
 
 Each command is a function.  Its docstring is its help, and it returns the exit status.
 """
@@ -8,23 +8,19 @@ import inspect
 import os
 import platform
 import signal
+import sys
 import textwrap
 import traceback
-from datetime import datetime
 
 import limiter
 from limiter.apache.guard import GUARD
 from limiter.cgi import log
-from limiter.core.decision import Decision
-from limiter.core.limiter import Limiter
-from limiter.core.privileges import become_owner
-from limiter.core.store import StoreError, is_app
+from limiter.core.store import StoreError
 from limiter.core.sweep import HOUR, sweep
 from limiter.doctor.command import doctor
 from limiter.report.settings import REPORT
-from limiter.request import register
-from limiter.request.settings import REQUEST, Settings
-from limiter.tools import apps, bundle
+from limiter.request.settings import REQUEST
+from limiter.tools import apps, bundle, clients, installed
 from limiter.tools.check_config import check_config, parse_request
 from limiter.tools.serve import serve, serve_check
 
@@ -37,7 +33,6 @@ _APP = (
     "the app_id; with LIMITER_KEY header:NAME or env:NAME the value that is sent; '-' reads it from standard"
     " input, where no other user sees it"
 )
-_LAST_HITS = 10
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -54,6 +49,8 @@ def main() -> int:
         # The owner of the store, whom it may become, may not be able to read Python's modules.
         import limiter.apache.preload  # noqa: F401
     try:
+        if arguments.settings or arguments.run not in (_compile, _serve):
+            installed.apply(arguments.settings)
         status: int = arguments.run(arguments)
         return status
     except (ValueError, OSError) as error:
@@ -65,11 +62,13 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python3 -m limiter",
+        prog=_program(),
         description="Admit at most so many hits per window for each application, with nothing but files.",
         epilog=_settings(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    of_settings = "a file of Apache with the settings (default: that of the installation, if LIMITER_ROOT is not set)"
+    parser.add_argument("--settings", metavar="FILE", default="", help=of_settings)
     parser.add_argument("--version", action="version", version=f"limiter {limiter.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     app = ("app", {"metavar": "APP", "help": _APP})
@@ -81,12 +80,25 @@ def _parser() -> argparse.ArgumentParser:
     asked = {"action": "store_true", "help": "answer web servers that ask whether a request may pass"}
     socket = {"metavar": "PATH", "default": "", "help": "with --check: a unix socket instead of a port"}
     _add(commands, "serve", _serve, ("--port", port), ("--check", asked), ("--socket", socket))
-    _add(commands, "hit", _hit, app)
-    _add(commands, "show", _show, app)
+    as_json = ("--json", {"action": "store_true", "help": "print JSON"})
+    how_long = "how long to wait for a free hit, such as 90s or 10m (default: 0)"
+    wait = ("--wait", {"type": _duration, "default": 0.0, "metavar": "TIME", "help": how_long})
+    _add(commands, "hit", _hit, app, wait, as_json)
+    _add(commands, "show", _show, (app[0], {**app[1], "nargs": "?"}), as_json)
+    delay = {
+        "type": _duration,
+        "default": 2.0,
+        "metavar": "TIME",
+        "help": "between two looks (default: 2s)",
+    }
+    number = {"type": int, "default": 0, "metavar": "N", "help": "end after so many looks"}
+    _add(commands, "top", _top, ("--delay", delay), ("-n", {**number, "dest": "number"}))
+    _add(commands, "reset", _reset, app)
     verbs = _add(commands, "apps", _apps).add_subparsers(
         dest="verb", required=True, metavar="list|set|remove"
     )
-    verbs.add_parser("list", help="show every app_id and its limits")
+    listing = verbs.add_parser("list", help="show every app_id and its limits")
+    listing.add_argument("--json", action="store_true", help="print JSON")
     setting = verbs.add_parser("set", help="add an app_id, or change its limits")
     setting.add_argument("app", metavar="APP", help=of_entry)
     setting.add_argument("limits", metavar="LIMITS", help=of_limits)
@@ -103,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "metrics", _metrics)
     _add(commands, "compile", _compile)
     return parser
+
+
+def _program() -> str:
+    name = os.path.basename(sys.argv[0])
+    return "python3 -m limiter" if name == "__main__.py" else name
 
 
 def _add(
@@ -175,6 +192,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _hit(arguments: argparse.Namespace) -> int:
     """Count a hit against an application, or deny it.
 
+    With --wait it waits until the hit is admitted: for cron jobs that must keep to a rate.
+
     exit status:
       0  allowed
       1  denied, and nothing was counted
@@ -182,63 +201,35 @@ def _hit(arguments: argparse.Namespace) -> int:
 
     Run by root, it acts as the owner of the store.
     """
-    app, root, chosen = _application(arguments)
-    if chosen is None:
-        return 0
-    become_owner(root)
-    decision = chosen.hit(app)
-    for note in decision.notes:
-        log(note)
-    print(f"{app}: {'allowed' if decision else f'denied, retry after {decision.retry_after:.3f} s'}")
-    _print_quotas(decision, [])
-    return 0 if decision else 1
+    return clients.hit(arguments.app, arguments.wait, arguments.json)
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    """Show where an application stands; counts nothing.
+    """Show where an application stands, or without APP the busiest; counts nothing.
 
     For each limit: the hits used, when the next one comes free, and the times of the last ten hits
     that count now.  A fixed limit knows only its last hit, a burst limit none.
     """
-    app, root, chosen = _application(arguments)
-    if chosen is None:
-        return 0
-    decision, hits = chosen.peek(app), chosen.hits(app)
-    print(f"{app} in {root}")
-    _print_quotas(decision, hits)
-    for note in decision.notes:
-        print(f"  {note}")
-    return 0
+    if arguments.app is None:
+        return clients.show_all(arguments.json)
+    return clients.show(arguments.app, arguments.json)
 
 
-def _application(arguments: argparse.Namespace) -> "tuple[str, str, Limiter | None]":
-    """Return the app_id, its store and its limiter.  If it is unlimited: None, and print that."""
-    settings = Settings(os.environb)
-    app = apps.app_id_of(arguments.app, settings)
-    limits = settings.limit
-    if settings.apps and is_app(app):
-        entry = register.look_up(settings.apps, app)
-        if entry is None:
-            raise ValueError(
-                f"{app} is not in the register {settings.apps}, which has no .default (401)"
-            )
-        limits = entry[1]
-    if limits == register.UNLIMITED:
-        print(f"{app}: unlimited")
-        return app, "", None
-    root = apps.store_of(settings, app)
-    return app, root, Limiter(root, settings.share(limits), newcomers="")
+def _top(arguments: argparse.Namespace) -> int:
+    """Show the busiest applications again and again, as top(1) does.
+
+    It counts nothing.  Press Ctrl-C to end.
+    """
+    return clients.top(arguments.delay, arguments.number)
 
 
-def _print_quotas(decision: Decision, hits: "list[list[int]]") -> None:
-    for index, quota in enumerate(decision.quotas):
-        most = quota.limit.quota
-        used = most - quota.remaining
-        more = f", next free in {quota.reset_after:.3f} s" if used else ""
-        print(f"  {quota.limit.name}: {used} of {most} used{more}")
-        for time in hits[index][-_LAST_HITS:] if hits else []:
-            when = datetime.fromtimestamp(time / 1_000_000).astimezone()
-            print(f"    {when.isoformat(' ', 'microseconds')}")
+def _reset(arguments: argparse.Namespace) -> int:
+    """Forget the hits of an application.
+
+    Processes that stay may deny it from memory for one second more.  Run by root, it acts as the owner
+    of the store.
+    """
+    return clients.reset(arguments.app)
 
 
 def _apps(arguments: argparse.Namespace) -> int:
@@ -256,7 +247,7 @@ def _apps(arguments: argparse.Namespace) -> int:
       2  it could not be done
     """
     if arguments.verb == "list":
-        return apps.show()
+        return apps.show(arguments.json)
     return apps.change(arguments.app, arguments.limits if arguments.verb == "set" else None)
 
 

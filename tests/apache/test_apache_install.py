@@ -314,6 +314,52 @@ def test_running_apache_is_restarted_for_a_new_module(machine: Machine, site: Se
     _wait_for(lambda reply: reply.status == 200, site)
 
 
+def test_remove_leaves_the_store_and_says_so(machine: Machine, site: Server) -> None:
+    """Apache is as it was, but for its modules.  A second time there is nothing to do."""
+    before = {name: _state(machine.path(name)) for name in ("/etc/apache2/conf-available", "/usr/local")}
+    machine.install()
+    machine.do("apache2ctl", "start")
+    assert site.ask(CHECK).status == 200
+    dry = _steps(machine.install("--remove", "--dry-run"))
+    said = machine.install("--remove")
+    assert _steps(said) == dry
+    assert f"The store stays: {STORE}.  To remove it: rm -r /var/lib/access-limiter" in said
+    _wait_for(lambda reply: reply.status == 404, site)
+    assert _apps(machine) == ["acme"]
+    for name, state in before.items():
+        after = _state(machine.path(name))
+        assert set(after) - set(state) <= {machine.path("/usr/local/bin")}
+    for path in (SETTINGS, JOB, PROGRAM, "/usr/local/bin/access-limiter"):
+        assert not machine.path(path).exists()
+    assert "Nothing changed: all is in order.\n" in machine.install("--remove")
+
+
+def test_remove_refuses_while_something_uses_the_limiter(machine: Machine) -> None:
+    machine.install()
+    machine.path("/etc/apache2/conf-enabled/mine.conf").write_text(
+        "<Location /x>\n  SetHandler limited\n</Location>\n"
+    )
+    written = machine.written()
+    done = machine.run(machine.sources / "deploy/apache/install", "--remove")
+    assert done.returncode == 1
+    assert (
+        "first remove these lines:\n/etc/apache2/conf-enabled/mine.conf:2:  SetHandler limited\n"
+        in done.stderr
+    )
+    assert machine.written() == written
+
+
+def test_the_command_answers_for_the_store_of_apache(machine: Machine, site: Server) -> None:
+    machine.install()
+    machine.define("LIMITER_LIMIT", "3/hour")
+    machine.do("apache2ctl", "start")
+    assert [site.ask(CHECK).status for _ in range(2)] == [200, 200]
+    shown = machine.run("access-limiter", "show", "acme")
+    assert shown.stderr == "limiter: settings of /etc/apache2/conf-enabled/access-limiter.conf\n"
+    assert shown.stdout.startswith(f"acme in {STORE}\n  3-per-3600s: 2 of 3 used")
+    assert machine.do("access-limiter", "--help").startswith("usage: access-limiter ")
+
+
 def test_dry_run_says_the_same_and_changes_nothing(machine: Machine) -> None:
     written = machine.written()
     said = machine.install("--dry-run")

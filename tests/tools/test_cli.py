@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ import limiter
 from limiter.core.limit import clock
 from limiter.core.limiter import Limiter
 from limiter.request.key import Key
-from limiter.tools import cli
+from limiter.tools import cli, clients, installed
 from tests.conftest import NOBODY, clean_environ
 from tests.faults import run as in_child
 
@@ -42,7 +43,7 @@ def run(root: str, tmp_path: Path) -> Run:
             os.environ.update(clean_environ(**{"LIMITER_ROOT": root, "TZ": "UTC0", **settings}))
             time.tzset()
             os.chdir(tmp_path)
-            sys.argv = ["limiter", *arguments]
+            sys.argv = ["limiter/__main__.py", *arguments]
             try:
                 status = cli.main()
             except SystemExit as ended:  # argparse, at --help and at bad arguments
@@ -149,7 +150,7 @@ def test_an_error_that_nobody_expected_has_status_2(
     """Status 1 would say that the hit was denied."""
     monkeypatch.setattr(sys, "argv", ["limiter", "hit", "acme"])
     monkeypatch.setenv("LIMITER_ROOT", root)
-    monkeypatch.setattr(cli, "become_owner", lambda _: 1 // 0)
+    monkeypatch.setattr(clients, "become_owner", lambda _: 1 // 0)
     assert cli.main() == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
 
@@ -498,3 +499,110 @@ def test_a_store_that_fails_does_not_stop_the_sweep_of_the_others(
     assert "The store does not exist" in ended.stderr
     assert "/missing/store" in ended.stderr
     assert os.listdir(root) == ["new@2-per-3600s"]
+
+
+# show without APP, top, reset, --json, --wait
+
+
+def test_show_without_an_app_id_has_the_busiest(run: Run, root: str) -> None:
+    for app, hits in (("full", 2), ("half", 1)):
+        for _ in range(hits):
+            assert Limiter(root, "2/hour").hit(app)
+    shown = run("show")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = shown.stdout.splitlines()
+    assert lines[0].startswith(f"{root}  ")
+    assert lines[1] == "1 at a limit, 0 near one"
+    assert [line.split()[0] for line in lines[2:]] == ["CLIENT", "full", "half"]
+    assert "\033" not in shown.stdout
+    assert [it["app_id"] for it in json.loads(run("show", "--json").stdout)["clients"]] == [
+        "full",
+        "half",
+    ]
+
+
+def test_show_without_an_app_id_has_status_2_if_a_store_failed(run: Run) -> None:
+    shown = run("show", LIMITER_ROOT="/missing/store")
+    assert shown.returncode == 2
+    assert "/missing/store: " in shown.stdout
+
+
+def test_top_looks_again(run: Run, root: str) -> None:
+    shown = run("top", "-n", "3", "--delay", "0")
+    assert (shown.returncode, shown.stdout.count(f"{root}  ")) == (0, 3)
+
+
+def test_reset_forgets_the_hits_of_one_application(run: Run, root: str) -> None:
+    for app in ("acme", "other"):
+        run("hit", app, LIMITER_LIMIT="1/hour")
+    expect(run("reset", "acme", LIMITER_LIMIT="1/hour"), 0, "acme: no hit counts any more")
+    assert [run("hit", app, LIMITER_LIMIT="1/hour").returncode for app in ("acme", "other")] == [0, 1]
+
+
+def test_hit_and_show_print_json(run: Run) -> None:
+    told = [json.loads(run("hit", "acme", "--json", LIMITER_LIMIT="a=1/hour").stdout) for _ in range(2)]
+    assert [it["allowed"] for it in told] == [True, False]
+    assert told[0]["limits"][0] == {"limit": "a", "quota": 1, "remaining": 0, "reset": 3600.0}
+    assert 3590 < told[1]["retry_after"] <= 3600
+    shown = json.loads(run("show", "acme", "--json", LIMITER_LIMIT="a=1/hour").stdout)
+    assert len(shown["limits"][0]["hits"]) == 1
+    assert json.loads(run("hit", "acme", "--json", LIMITER_LIMIT="0/hour").stdout)["retry_after"] is None
+
+
+def test_apps_list_prints_json(register: Run) -> None:
+    register("apps", "set", "acme", "5/hour")
+    assert json.loads(register("apps", "list", "--json").stdout) == {"acme": "5/hour"}
+
+
+def test_hit_waits_for_a_free_hit_if_there_is_one_in_time(run: Run) -> None:
+    assert run("hit", "acme", LIMITER_LIMIT="1/second").returncode == 0
+    assert run("hit", "acme", "--wait", "1m", LIMITER_LIMIT="1/second").returncode == 0
+    run("hit", "slow", LIMITER_LIMIT="1/hour")
+    assert run("hit", "slow", "--wait", "30s", LIMITER_LIMIT="1/hour").returncode == 1
+
+
+# the settings of the installation
+
+APACHE = """
+# Define LIMITER_LIMIT "9/day"
+Define LIMITER_LIMIT "3/hour"
+  Define LIMITER_ROOT "{root}"
+Define LIMITER_MODE shadow
+Define LIMITER_HEADER "X-Key"
+Define OTHER "1"
+"""
+
+
+@pytest.fixture
+def file(root: str, place: Path) -> Path:
+    path = place / "access-limiter.conf"
+    path.write_text(APACHE.format(root=root))
+    return path
+
+
+def test_a_file_of_apache_has_settings(file: Path, root: str) -> None:
+    given = {"LIMITER_LIMIT": "3/hour", "LIMITER_MODE": "shadow", "LIMITER_KEY": "header:X-Key"}
+    assert installed.read(str(file)) == {**given, "LIMITER_ROOT": root}
+
+
+def test_the_command_says_whose_settings_it_uses(run: Run, file: Path, root: str) -> None:
+    shown = run("--settings", str(file), "hit", "acme", LIMITER_KEY="app_id")
+    assert (shown.returncode, shown.stderr) == (0, f"limiter: settings of {file}\n")
+    assert "3-per-3600s: 1 of 3 used" in shown.stdout
+    assert Limiter(root, "3/hour").peek("acme").remaining == 2
+    expect_failure(run("--settings", "/missing", "hit", "acme"), "/missing")
+
+
+def test_the_installation_s_settings_hold_unless_the_environment_names_a_store(
+    file: Path, root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(installed, "FILES", ("/missing", str(file)))
+    for name in ("LIMITER_ROOT", "LIMITER_LIMIT", "LIMITER_MODE", "LIMITER_KEY"):
+        monkeypatch.setenv(name, "")  # so that it is as it was afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LIMITER_LIMIT", "7/hour")
+    installed.apply("")
+    assert (os.environ["LIMITER_ROOT"], os.environ["LIMITER_LIMIT"]) == (root, "7/hour")
+    assert capsys.readouterr().err == f"limiter: settings of {file}\n"
+    installed.apply("")  # now the environment has a store
+    assert capsys.readouterr().err == ""
