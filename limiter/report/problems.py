@@ -17,10 +17,16 @@ def report_problem(
 ) -> None:
     """Report an error with the reporter (``limiter.report.reporter``) if these variables configure it.
 
-    Otherwise, or if the problem is text, log it as a plain line.
+    Text, such as what shadow mode would have denied, goes to LIMITER_LOG if that is set.  Otherwise it is
+    logged as a plain line.
     """
     if isinstance(problem, str):
-        log(problem)
+        if environ.get(b"LIMITER_LOG"):
+            from limiter.report.reporter import reporter_of
+
+            reporter_of(environ).note(problem)
+        else:
+            log(problem)
     elif (
         environ.get(b"LIMITER_LOG")
         or environ.get(b"LIMITER_LOG_LEVEL")

@@ -259,7 +259,7 @@ def test_with_the_limiter_off_no_store_is_needed(script: Path, root: str) -> Non
 
 
 def test_a_mistake_in_the_program_is_no_traceback(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("limiter.apache.health.furnish", lambda *_: 1 / 0)
+    monkeypatch.setattr("limiter.core.trial.furnish", lambda *_: 1 / 0)
     ended = run(_health(root))
     assert (ended.output, ended.log) == (
         SICK % b"internal",

@@ -12,7 +12,9 @@ import limiter.core.decision
 import limiter.core.limiter
 import limiter.core.store
 
-MODULES = {it.name for it in pkgutil.walk_packages(limiter.__path__, "limiter.")} - {"limiter.__main__"}
+ALL = {it.name for it in pkgutil.walk_packages(limiter.__path__, "limiter.")} - {"limiter.__main__"}
+MODULES = {name for name in ALL if not name.startswith("limiter.contrib.")}
+"""Those of contrib need their libraries: tests/contrib imports them."""
 
 
 def test_a_program_can_import_all_from_one_place() -> None:

@@ -139,8 +139,23 @@ def test_a_mail_that_cannot_be_started_is_one_more_line(place: Path) -> None:
 def test_without_settings_a_door_writes_one_plain_line() -> None:
     lines: list[str] = []
     report_problem({b"LIMITER_LOG_SAMPLE": b"2"}, OSError("x"), lines.append)
-    report_problem({b"LIMITER_LOG": b"/nowhere"}, "shadow: acme", lines.append)
+    report_problem({b"LIMITER_LOG_LEVEL": b"error"}, "shadow: acme", lines.append)
     assert lines == ["OSError: x", "shadow: acme"]
+
+
+def test_what_shadow_mode_would_have_denied_goes_to_the_log(place: Path) -> None:
+    """With LIMITER_LOG set nobody was told of it."""
+    lines: list[str] = []
+    environ = {
+        b"LIMITER_LOG": os.fsencode(place / "log"),
+        b"REQUEST_METHOD": b"GET",
+        b"PATH_INFO": b"/page",
+    }
+    report_problem(environ, "shadow: acme would have got 429 Too Many Requests", lines.append)
+    (line,) = entries(place)
+    assert line["reason"] == "shadow: acme would have got 429 Too Many Requests"
+    assert (line["method"], line["path"]) == ("GET", "/page")
+    assert lines == []
 
 
 @pytest.fixture
