@@ -23,6 +23,7 @@ from limiter.request.settings import REQUEST
 from limiter.tools import apps, bundle, clients, installed
 from limiter.tools.check_config import check_config, parse_request
 from limiter.tools.serve import serve, serve_check
+from limiter.tools.shared import shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _APP = (
     "the app_id; with LIMITER_KEY header:NAME or env:NAME the value that is sent; '-' reads it from standard"
     " input, where no other user sees it"
 )
+_APACHE_INSTALL = "apache-install"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -41,7 +43,9 @@ def main() -> int:
 
     0: done, or the hit was allowed; 1: the hit was denied; 2: it could not be done.
     """
-    arguments = _parser().parse_args()
+    # The parser would take the options of the installer for its own.
+    is_installer = sys.argv[1:2] == [_APACHE_INSTALL]
+    arguments = _parser().parse_args([_APACHE_INSTALL] if is_installer else None)
     if arguments.run is not _serve:
         # If nobody reads the output, end at once, as other tools do.  The server must go on.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -49,7 +53,7 @@ def main() -> int:
         # The owner of the store, whom it may become, may not be able to read Python's modules.
         import limiter.apache.preload  # noqa: F401
     try:
-        if arguments.settings or arguments.run not in (_compile, _serve):
+        if arguments.settings or arguments.run not in (_compile, _serve, _apache_install):
             installed.apply(arguments.settings)
         status: int = arguments.run(arguments)
         return status
@@ -114,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "sweep", _sweep, ("--idle", idle))
     _add(commands, "metrics", _metrics)
     _add(commands, "compile", _compile)
+    _add(commands, _APACHE_INSTALL, _apache_install)
     return parser
 
 
@@ -314,3 +319,12 @@ def _compile(_: argparse.Namespace) -> int:
     bundle.compile_all()
     print(f"Compiled {bundle.HERE} for {platform.python_implementation()} {platform.python_version()}")
     return 0
+
+
+def _apache_install(_: argparse.Namespace) -> int:
+    """Install the limiter for the Apache of this machine, or remove it: deploy/apache/install.
+
+    All that follows goes to it.  docs/apache.md describes it.
+    """
+    program = str(shared("deploy/apache/install"))
+    os.execv(program, [program, *sys.argv[2:]])

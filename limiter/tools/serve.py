@@ -19,6 +19,7 @@ from limiter.request.default_store import VARIABLES
 from limiter.request.key import Key
 from limiter.request.settings import Settings
 from limiter.tools.cgi_bridge import Bridge
+from limiter.tools.shared import shared
 from limiter.wsgi import check
 
 HOST = "127.0.0.1"
@@ -68,8 +69,9 @@ def serve(port: int) -> None:
     Raises ValueError and StoreError for bad settings.  Raises OSError if the port is taken, or if the
     scripts are missing or cannot run here.
     """
-    directory = Path(__file__).resolve().parents[2] / "cgi-bin"
-    _check_script(directory / "check.py")
+    script = shared("cgi-bin/check.py")
+    directory = script.parent
+    _check_script(script)
     settings = Settings(os.environb)
     Key(settings.key, settings.trusted_proxies)
     root, limits = settings.store("acme"), settings.share(settings.limit)
@@ -133,12 +135,8 @@ def _answers(path: str) -> bool:
 
 def _check_script(script: Path) -> None:
     """Check that the script can run, before the first request.  Raises FileNotFoundError."""
-    try:
-        with script.open("rb") as file:
-            first = file.readline()
-    except FileNotFoundError as error:
-        why = "It is not beside the package: run this in a copy of the whole project"
-        raise FileNotFoundError(error.errno, why, str(script)) from error
+    with script.open("rb") as file:
+        first = file.readline()
     interpreter = first[2:].split()[0]
     if not os.access(interpreter, os.X_OK):
         why = f"Its first line names {interpreter.decode()}, which is missing: install it"
