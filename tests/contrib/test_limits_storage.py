@@ -24,6 +24,7 @@ import limiter.contrib.limits as ours
 from limiter.core.limit import SECOND, clock
 from limiter.core.store import Store, StoreError
 from limiter.core.sweep import sweep_store
+from tests.hanging import Mount, hanging_mount
 from tests.places import REPOSITORY
 
 pytestmark = pytest.mark.one_python
@@ -345,3 +346,37 @@ def test_denied_hits_of_the_moving_window_write_nothing_and_those_of_a_fixed_one
     assert sorted(str(it) for it in Path(root).rglob("*")) == state
     assert not fixed.hit(MINUTE(1), "a")
     assert sorted(str(it) for it in Path(root).rglob("*")) != state
+
+
+def test_a_store_that_hangs_has_failed_after_the_time_out() -> None:
+    """SlowAPI calls the storage on its event loop.  A denial from memory comes at once."""
+    with hanging_mount() as mount:
+        storage = storage_from_string(f"{ours.uri(mount.path)}?timeout=0.2")
+        moving = MovingWindowRateLimiter(storage)
+        assert [moving.hit(MINUTE(1), "full") for _ in range(2)] == [True, False]
+        mount.hang()
+        try:
+            assert not moving.hit(MINUTE(1), "full")
+            for call in (storage.get, storage.get_expiry, storage.clear):
+                with pytest.raises(StoreError, match="did not answer"):
+                    call("key")
+            assert not storage.check()
+        finally:
+            mount.release()
+
+
+def test_the_event_loop_goes_on_while_a_store_hangs() -> None:
+    async def hits(mount: Mount) -> list[str]:
+        storage: Any = storage_from_string(f"async+{ours.uri(mount.path)}?timeout=30")
+        seen = []
+        assert await storage.acquire_entry("a", 5, 60)
+        mount.hang()
+        hit = asyncio.create_task(storage.acquire_entry("a", 5, 60))
+        await asyncio.to_thread(mount.wait_until_stuck)
+        seen.append("the loop runs")
+        mount.release()
+        assert await hit
+        return seen
+
+    with hanging_mount() as mount:
+        assert asyncio.run(hits(mount)) == ["the loop runs"]
