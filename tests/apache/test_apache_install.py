@@ -682,9 +682,9 @@ def test_only_root_may_install(place: Path) -> None:
 
 def test_options() -> None:
     install = REPOSITORY / "deploy/apache/install"
-    unknown = _run(install, "--dry-run", "--remove")
+    unknown = _run(install, "--dry-run", "--purge")
     assert (unknown.returncode, unknown.stdout) == (2, "")
-    assert "unknown option --remove" in unknown.stderr
+    assert "unknown option --purge" in unknown.stderr
     helped = _run(install, "--help")
     assert (helped.returncode, helped.stderr, "[--dry-run]" in helped.stdout) == (0, "", True)
 

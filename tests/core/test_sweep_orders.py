@@ -33,6 +33,7 @@ def test_every_order_of_a_hit_and_a_sweep(
 
 
 @pytest.mark.one_python
+@pytest.mark.one_python
 @pytest.mark.parametrize(
     ("limits", "costs"),
     [
@@ -199,6 +200,7 @@ def test_two_names_of_a_slot_that_can_both_be_claimed_are_seen(
         test_many_orders_of_hits_and_sweeps_after_a_machine_died(root, monkeypatch, STEPS["take"], 1)
 
 
+@pytest.mark.one_python
 def test_a_mark_that_is_removed_by_its_name_alone_is_seen(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def _play_a_full_store(root: str, door: str, name: str, on_error: str, is_lastin
             break
 
 
+@pytest.mark.one_python
 @both_verdicts
 @pytest.mark.parametrize("is_lasting", [False, True])
 @pytest.mark.parametrize(
