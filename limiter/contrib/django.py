@@ -137,7 +137,11 @@ class _Door:
 
     async def call(self, function: "Callable[..., T]", *arguments: "Any") -> "T":
         """What the function returns.  The event loop does not wait for a store that may hang."""
-        if self.gate().is_all_direct():
+        try:
+            is_direct = self.gate().is_all_direct()
+        except ValueError:
+            is_direct = True  # a mistake in the settings, which the function reports
+        if is_direct:
             return function(*arguments)
         return await sync_to_async(function, thread_sensitive=False)(*arguments)
 

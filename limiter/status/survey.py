@@ -4,6 +4,7 @@ It counts nothing.  Its only call that writes is the trial claim, in a directory
 """
 
 import os
+import re
 import time
 from hashlib import sha256
 
@@ -89,6 +90,7 @@ class Survey:
             for name, value in sorted(environ.items())
             if name.startswith(b"LIMITER_") and name not in _WITHHELD
         }
+        self._may_show = _may_show(self.settings, environ)
         self.standings: list[Standing] = []
         roots = self.settings.root or (self.settings.store("status"),)
         self.stores = [self._look(root) for root in roots]
@@ -104,7 +106,7 @@ class Survey:
 
     def name(self, app: str) -> str:
         """The name of a client as it may be shown.  That from a header may be a key."""
-        if may_report(self.settings.key):
+        if self._may_show:
             return app
         return f"hidden-{sha256(app.encode()).hexdigest()[:6]}"
 
@@ -163,7 +165,29 @@ def _directories(state: StoreState) -> "Iterator[str]":
         raise StoreError.of(error, state.root) from error
 
 
-_WITHHELD = (b"LIMITER_SMTP", b"LIMITER_MAIL_TO", b"LIMITER_MAIL_FROM", b"LIMITER_COUNTED")
+_WITHHELD = (
+    *(b"LIMITER_SMTP", b"LIMITER_MAIL_TO", b"LIMITER_MAIL_FROM", b"LIMITER_COUNTED", b"LIMITER_USED"),
+)
+_SHOWN = ("env:REMOTE_ADDR", "env:REMOTE_USER")
+"""These are no secrets, and an administrator needs them."""
+
+
+def _may_show(settings: Settings, environ: "Mapping[bytes, bytes]") -> bool:
+    """Whether no key of the settings, of a rule or of the map may be a secret.
+
+    Apache sets LIMITER_HEADER, and LIMITER_USED: the rules of ``Use RateLimit``.
+    """
+    rules = os.fsdecode(environ.get(b"LIMITER_USED", b""))
+    if settings.rules:
+        try:
+            with open(settings.rules, encoding="utf-8", errors="replace") as file:
+                rules += file.read()
+        except OSError:
+            return False
+    keys = [settings.key, *re.findall(r"""\bkey=([^\s'"]+)""", rules)]
+    if environ.get(b"LIMITER_HEADER", b"X-Forwarded-For").lower() != b"x-forwarded-for":
+        keys.append("header:")
+    return all(key in _SHOWN or may_report(key) for key in keys)
 
 
 def _counted(environ: "Mapping[bytes, bytes]") -> "tuple[Sums | None, str]":

@@ -16,18 +16,21 @@ FILES = (
 _DEFINE = re.compile(
     r'^\s*Define\s+(LIMITER_[A-Z_0-9]+)\s+(?:"((?:[^"\\]|\\.)*)"|(\S+))\s*$', re.MULTILINE
 )
+_RULE = re.compile(r"^\s*Use\s+RateLimit\s+(.*)$", re.MULTILINE)
 _HEADER = "LIMITER_HEADER"
 
 
 def read(file: str) -> "dict[str, str]":
     """The settings that this file of Apache defines.  Raises OSError."""
     with open(file, encoding="utf-8", errors="surrogateescape") as text:
-        found = {
-            name: (quoted or bare).replace('\\"', '"')
-            for name, quoted, bare in _DEFINE.findall(text.read())
-        }
+        content = text.read()
+    found = {
+        name: (quoted or bare).replace('\\"', '"') for name, quoted, bare in _DEFINE.findall(content)
+    }
     if _HEADER in found:
         found.setdefault("LIMITER_KEY", f"header:{found.pop(_HEADER)}")
+    if _RULE.search(content):
+        found["LIMITER_USED"] = " ".join(_RULE.findall(content))  # status.survey looks for keys in it
     return found
 
 

@@ -121,6 +121,8 @@ def test_a_store_that_fails_is_a_500_or_admits(
 
 
 def test_a_wrong_setting_is_refused(site: Site, root: str) -> None:
+    with settings(root, MODE="maybe"):
+        assert site.ask("/page?app_id=acme").status_code == 500
     with settings(root, LIMTI="2/hour"), pytest.raises(ImproperlyConfigured, match="'LIMTI'"):
         site.ask("/page?app_id=acme")
 

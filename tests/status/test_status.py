@@ -108,6 +108,33 @@ def test_the_page_can_be_held_still(root: str) -> None:
     assert '<a href="?">' in ask("still")[1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_shown"),
+    [
+        ({}, True),
+        ({"LIMITER_KEY": "env:REMOTE_ADDR"}, True),
+        ({"LIMITER_KEY": "header:X-Key"}, False),
+        ({"LIMITER_KEY": "api_key"}, False),
+        ({"LIMITER_HEADER": "X-Key"}, False),
+        ({"LIMITER_HEADER": "x-forwarded-for"}, True),
+        ({"LIMITER_USED": "'RULE=/a' '*' '5/hour key=header:X-Key' "}, False),
+        ({"LIMITER_USED": "'RULE=/a' '*' '5/hour key=env:REMOTE_ADDR' "}, True),
+        ({"LIMITER_RULES": "/a * 5/hour key=header:X-Key"}, False),
+        ({"LIMITER_RULES": "/a * 5/hour"}, True),
+    ],
+)
+def test_what_may_be_a_key_is_hidden_wherever_the_key_is_set(
+    settings: dict[str, str], is_shown: bool, root: str, tmp_path: Path
+) -> None:
+    """Also of the map, whose settings the page does not have."""
+    if "LIMITER_RULES" in settings:
+        (tmp_path / "rules").write_text(settings["LIMITER_RULES"])
+        settings = {"LIMITER_RULES": str(tmp_path / "rules")}
+    Limiter(root, "5/hour").hit("acme-17")
+    for show in (page, as_json):
+        assert ("acme-17" in show(look(root, **settings))) == is_shown
+
+
 def test_a_store_that_fails_is_shown_as_such(root: str) -> None:
     seen = look(f"{root}:{root}/missing")
     assert [bool(it.error) for it in seen.stores] == [False, True]

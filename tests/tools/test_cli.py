@@ -570,6 +570,8 @@ Define LIMITER_LIMIT "3/hour"
 Define LIMITER_MODE shadow
 Define LIMITER_HEADER "X-Key"
 Define OTHER "1"
+#Use RateLimit "/no" * "5/hour"
+Use RateLimit "/login" POST "5/hour key=header:X-Key"
 """
 
 
@@ -582,7 +584,8 @@ def file(root: str, place: Path) -> Path:
 
 def test_a_file_of_apache_has_settings(file: Path, root: str) -> None:
     given = {"LIMITER_LIMIT": "3/hour", "LIMITER_MODE": "shadow", "LIMITER_KEY": "header:X-Key"}
-    assert installed.read(str(file)) == {**given, "LIMITER_ROOT": root}
+    rules = '"/login" POST "5/hour key=header:X-Key"'
+    assert installed.read(str(file)) == {**given, "LIMITER_ROOT": root, "LIMITER_USED": rules}
 
 
 def test_the_command_says_whose_settings_it_uses(run: Run, file: Path, root: str) -> None:
