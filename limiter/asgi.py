@@ -250,8 +250,10 @@ def _variable(scope: "Scope", name: bytes) -> "bytes | None":
 
 def _request(scope: "Scope") -> "dict[bytes, bytes]":
     """Return the variables of the process, and the request as CGI variables, which take precedence."""
+    client = scope.get("client")
     return {
         **posix.environ,
+        b"REMOTE_ADDR": client[0].encode() if client else b"",
         b"REQUEST_METHOD": scope.get("method", "GET").encode(),
         b"SCRIPT_NAME": scope.get("root_path", "").encode("utf-8", "surrogatepass"),
         b"PATH_INFO": scope.get("path", "").encode("utf-8", "surrogatepass"),

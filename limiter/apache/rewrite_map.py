@@ -165,6 +165,7 @@ class _Gate(LongRunningGate):
     def describe(self, line: "_Line") -> "dict[bytes, bytes]":
         """The variables that describe a request in the log."""
         variables = {
+            _ADDRESS: line.address,
             b"REQUEST_METHOD": line.method,
             b"PATH_INFO": line.path,
             b"QUERY_STRING": line.query,
@@ -176,9 +177,10 @@ class _Line:
     """A request: what a line of Apache says.  Raises ValueError if it is no such line."""
 
     def __init__(self, line: bytes, header: bytes) -> None:
-        address, self.method, path, self.query, forwarded, value = line.rstrip(b"\n").split(b" ", 5)
+        fields = line.rstrip(b"\n").split(b" ", 5)
+        self.address, self.method, path, self.query, forwarded, value = fields
         self.path = unquote(path)
-        self._variables = {_FORWARDED: unquote(forwarded), header: value, _ADDRESS: address}
+        self._variables = {_FORWARDED: unquote(forwarded), header: value, _ADDRESS: self.address}
         self.who = (self._variables.get, self.query)
 
 

@@ -35,6 +35,7 @@ _WRITING_MOST = 0.05
 # The first limit for each text, in characters.  An escaped character takes six or twelve bytes.
 _MOST = {"reason": 1500, "query": 500, "where": 300, "script": 300, "path": 300, "method": 64}
 _ID_MOST = 64
+_ADDRESS_MOST = 64  # an IPv6 address with a zone is shorter
 _FRAME_MOST = 200
 # The stack is halved until so few calls are left.  Then the texts are cut, down to an eighth.
 _FRAMES_LEAST = 5
@@ -67,6 +68,7 @@ def compose(
         "reason": mask(_printable(reason)),
         "where": _printable(where),
         "stack": [_cut(mask(_printable(line.strip())), _FRAME_MOST) for line in stack.splitlines()],
+        "address": _decode(environ.get(b"REMOTE_ADDR", b""))[:_ADDRESS_MOST],
         "method": _decode(environ.get(b"REQUEST_METHOD", b"")),
         "script": _decode(environ.get(b"SCRIPT_FILENAME", b"")),
         "path": mask(_decode(environ.get(b"SCRIPT_NAME", b"") + environ.get(b"PATH_INFO", b""))),

@@ -24,6 +24,7 @@ from tests.report.conftest import entries
 from tests.waiting import wait_until
 
 REQUEST = {
+    b"REMOTE_ADDR": b"192.0.2.7",
     b"REQUEST_METHOD": b"POST",
     b"SCRIPT_FILENAME": b"/srv/cgi/order.py",
     b"SCRIPT_NAME": b"/cgi-bin/order.py",
@@ -64,6 +65,7 @@ def test_a_line_has_all_that_is_known_in_this_order() -> None:
         ("reason", "KeyError: 'x'"),
         ("where", "/srv/x.py:7"),
         ("stack", ["/srv/x.py:7 f", "/srv/cgi/order.py:3 <module>"]),
+        ("address", "192.0.2.7"),
         ("method", "POST"),
         ("script", "/srv/cgi/order.py"),
         ("path", "/cgi-bin/order.py/7"),

@@ -186,6 +186,7 @@ def test_every_door_reports_failures_and_denials_as_the_level_says(
     assert [line["status"] for line in lines] == reported
     queries = {429: "app_id=acme", 401: "app_id=/&token=***", 500: "app_id=acme"}
     assert [line["query"] for line in lines] == [queries[status] for status in reported]
+    assert {(line["address"], line["method"]) for line in lines} <= {("192.0.2.1", "GET")}
     assert "fortnight" in lines[-1]["reason"]
     assert lines[-1]["where"].rpartition(":")[0].endswith("limiter/core/notation.py")
 
