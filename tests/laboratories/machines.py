@@ -116,6 +116,9 @@ exec nsenter --mount=/proc/{{pid}}/ns/mnt --net=/proc/{{pid}}/ns/net --uts=/proc
   --pid=/proc/{{pid}}/ns/pid_for_children "$@"
 """
 
+# As ssh ends if a machine does not answer.
+_SWITCHED_OFF = "#!/bin/sh\nexit 255\n"
+
 
 Done = subprocess.CompletedProcess[str]
 
@@ -270,6 +273,8 @@ class Machine(Host):
     def end(self) -> None:
         """End it, in any state."""
         if self._space is not None:
+            # Soon another process may have its number, and would answer in its place.
+            self._laboratory.put_program(f"{self.disk}/enter", _SWITCHED_OFF)
             self._space.kill()
             self._space = None
 
